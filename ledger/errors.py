@@ -1,0 +1,503 @@
+"""Every way the ledger says no: a stable code, a sentence in Chinese and in English, and what to do about it.
+
+`Refusal` is the answer to a request that may not be done; it loses nothing and records nothing.
+`LedgerError` is trouble with the ledger itself (missing, of another schema, busy, damaged).
+Codes never change their meaning; `api/problems.py` holds the one table that turns them into HTTP.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ExpectedError(Exception):
+    """An expected error: ``code`` for programs, ``zh`` / ``en`` for people, ``details`` for both (never a name)."""
+
+    code: ClassVar[str]
+    zh: ClassVar[str]
+    en: ClassVar[str]
+
+    def __init__(self, **details: object) -> None:
+        self.details = details
+        super().__init__(self.sentence_en)
+
+    @property
+    def sentence_zh(self) -> str:
+        return self.zh.format_map(_Words(self.details))
+
+    @property
+    def sentence_en(self) -> str:
+        return self.en.format_map(_Words(self.details))
+
+
+class _Words(dict[str, object]):
+    def __init__(self, details: dict[str, object]) -> None:
+        super().__init__(
+            {k: ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in details.items()}
+        )
+
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+class Refusal(ExpectedError):
+    """A request that may not be done."""
+
+
+class LedgerError(ExpectedError):
+    """Trouble with the ledger itself."""
+
+
+class Offences(Refusal):
+    """Several refusals of one command, each naming its offender; the code is the first one's.
+
+    ``details["offenders"]`` is a list of ``{"code", "zh", "en", …details}`` in the order of the request.
+    """
+
+    code = "SEVERAL"
+    zh = "{first_zh}（共 {count} 处不符合）"
+    en = "{first_en} ({count} offenders in all)"
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        self.refusals = tuple(refusals)
+        first = refusals[0]
+        super().__init__(
+            first_zh=first.sentence_zh,
+            first_en=first.sentence_en,
+            count=len(refusals),
+            offenders=[
+                {"code": r.code, "zh": r.sentence_zh, "en": r.sentence_en, **r.details} for r in refusals
+            ],
+        )
+        self.code = first.code  # type: ignore[misc]
+
+
+def refuse_all(refusals: Sequence[Refusal]) -> None:
+    """Raise what was found: nothing for none, the refusal itself for one, `Offences` for several."""
+    if len(refusals) == 1:
+        raise refusals[0]
+    if refusals:
+        raise Offences(refusals)
+
+
+# --- who asks --------------------------------------------------------------------------------------------------------
+
+
+class WrongRoleError(Refusal):
+    code = "WRONG_ROLE"
+    zh = "您的角色（{role}）不能做这件事；需要：{needed}。请由有权限的人员办理。"
+    en = "Your role ({role}) may not do this; it needs one of: {needed}. Ask somebody who holds it."
+
+
+class OutsideSubtreeError(Refusal):
+    code = "OUTSIDE_YOUR_UNITS"
+    zh = "单位 {unit_id} 不在您管辖的范围内。请由该单位或其上级办理。"
+    en = "Unit {unit_id} is outside the units you act for. Ask that unit or one above it."
+
+
+class NotYourselfError(Refusal):
+    code = "ONLY_THEMSELVES"
+    zh = "只有本人可以这样做（条例第 25 条：不得强制）。请由本人登录操作。"
+    en = "Only the person themself may do this: nobody is assigned without their own consent (L05)."
+
+
+class SelfApprovalError(Refusal):
+    code = "SELF_APPROVAL"
+    zh = "申请人、服务者或记录人本人不能审批。请由另一人办理。"
+    en = "The person who asked, served or recorded may not also decide. Another person must (F08, F09)."
+
+
+class SelfRecordingError(Refusal):
+    code = "SELF_RECORDING"
+    zh = "记录人不能记录自己的服务时长。请由另一人记录。"
+    en = "Nobody records their own service. Another person must record it (F08)."
+
+
+class RaterNotIndependentError(Refusal):
+    code = "RATER_NOT_INDEPENDENT"
+    zh = "评单人不能是服务者本人、其队长、记录人，也不能与服务者共用电话。"
+    en = "The rater may not be one who served, their team leader, the recorder, or share a phone with one who served (F06)."
+
+
+# --- unknown things --------------------------------------------------------------------------------------------------
+
+
+class UnknownUnitError(Refusal):
+    code = "UNKNOWN_UNIT"
+    zh = "没有编号为 {id} 的单位。请核对单位编号。"
+    en = "There is no unit {id}. Check the unit's id."
+
+
+class UnknownTeamError(Refusal):
+    code = "UNKNOWN_TEAM"
+    zh = "没有编号为 {id} 的队伍。请核对队伍编号。"
+    en = "There is no team {id}. Check the team's id."
+
+
+class UnknownVolunteerError(Refusal):
+    code = "UNKNOWN_VOLUNTEER"
+    zh = "没有编号为 {id} 的志愿者；每一小时都要记在具名的人名下。请先登记或核对编号。"
+    en = "There is no volunteer {id}; every hour belongs to a named person (F13). Enrol them first or check the id."
+
+
+class UnknownOrderError(Refusal):
+    code = "UNKNOWN_ORDER"
+    zh = "没有编号为 {id} 的点单。请核对点单编号。"
+    en = "There is no order {id}. Check the order's id."
+
+
+class UnknownSessionError(Refusal):
+    code = "UNKNOWN_SESSION"
+    zh = "该志愿者名下没有编号为 {id} 的服务记录。"
+    en = "This volunteer has no session {id}."
+
+
+class UnknownRequestError(Refusal):
+    code = "UNKNOWN_REQUEST"
+    zh = "该志愿者名下没有编号为 {id} 的申请。"
+    en = "This volunteer has no request {id}."
+
+
+class UnknownRatingError(Refusal):
+    code = "UNKNOWN_RATING"
+    zh = "该点单没有编号为 {id} 的评价。"
+    en = "This order has no rating {id}."
+
+
+class NotFoundError(Refusal):
+    code = "NOT_FOUND"
+    zh = "没有找到 {what}。"
+    en = "There is no {what}."
+
+
+# --- the state of things ---------------------------------------------------------------------------------------------
+
+
+class NotAllowedNowError(Refusal):
+    code = "NOT_ALLOWED_NOW"
+    zh = "当前状态为“{status}”，不能{action}。现在可以：{allowed}。"
+    en = "It is {status} now, so it cannot take {action}. Allowed now: {allowed}."
+
+    def __init__(self, *, status: str, action: str, allowed: Sequence[str], **more: object) -> None:
+        super().__init__(status=status, action=action, allowed=list(allowed) or ["—"], **more)
+
+
+class AlreadyExistsError(Refusal):
+    code = "ALREADY_EXISTS"
+    zh = "{what} 已经存在（{id}），不能重复建立。"
+    en = "{what} exists already ({id}); there can be only one."
+
+
+class AlreadyMemberError(Refusal):
+    code = "ALREADY_MEMBER"
+    zh = "志愿者 {volunteer_id} 已经在这支队伍中。"
+    en = "Volunteer {volunteer_id} is a member of this team already."
+
+
+class NotMemberError(Refusal):
+    code = "NOT_MEMBER"
+    zh = "志愿者 {volunteer_id} 不在这支队伍中。"
+    en = "Volunteer {volunteer_id} is not a member of this team."
+
+
+class NotAcceptedError(Refusal):
+    code = "NOT_ACCEPTED"
+    zh = "志愿者 {volunteer_id} 没有接这一单（状态：{status}）。只能由本人先接单。"
+    en = "Volunteer {volunteer_id} has not accepted this order (status: {status}). They must accept it themself first."
+
+
+class NotOfferedError(Refusal):
+    code = "NOT_OFFERED"
+    zh = "这一单没有待志愿者 {volunteer_id} 答复的派单（状态：{status}）。"
+    en = "Volunteer {volunteer_id} has no open offer for this order (status: {status})."
+
+
+class VolunteerWithdrawnError(Refusal):
+    code = "VOLUNTEER_WITHDRAWN"
+    zh = "志愿者 {volunteer_id} 已经退出，不能再参加。"
+    en = "Volunteer {volunteer_id} has withdrawn and takes no further part."
+
+
+class AlreadyDecidedError(Refusal):
+    code = "ALREADY_DECIDED"
+    zh = "申请 {request_id} 已经有了决定（{verdict}），不能再次决定。"
+    en = "Request {request_id} has been decided already ({verdict}); a second decision is refused (F35)."
+
+
+class AlreadyRatedError(Refusal):
+    code = "ALREADY_RATED"
+    zh = "您已经评过这一单（{rating_id}）。如要修改，请先撤回原评价。"
+    en = "You have rated this order already ({rating_id}). Withdraw that rating first to give another."
+
+
+class UnitTreeError(Refusal):
+    code = "UNIT_TREE"
+    zh = "{kind} 不能设在 {parent_kind} 之下，或行政区划代码不匹配（{division_code}）。"
+    en = "A {kind} cannot stand under a {parent_kind}, or its division code {division_code} does not fit there."
+
+
+class RoleConflictError(Refusal):
+    code = "ROLE_CONFLICT"
+    zh = "同一人不能在一个单位同时任正职和副职，职务 {role} 与现有任职冲突。"
+    en = "The post {role} conflicts with a post this person or another holds in the unit (S015: head and deputy differ)."
+
+
+class TeamShapeError(Refusal):
+    code = "TEAM_SHAPE"
+    zh = "{kind} 队伍的类别（{category}）、所属单位或上级队伍不符合规定。允许的类别：{allowed}。"
+    en = "A {kind} team with category {category} does not fit that unit or parent team. Categories allowed: {allowed}."
+
+
+class UnknownCategoryError(Refusal):
+    code = "UNKNOWN_CATEGORY"
+    zh = "规则手册没有“{category}”这一类别。"
+    en = "The rule book knows no category {category}."
+
+
+class VersionMismatchError(Refusal):
+    code = "VERSION_MISMATCH"
+    zh = "{stream_id} 已经到了第 {current_version} 版，您依据的是第 {expected_version} 版。请重新读取后再办理。"
+    en = "{stream_id} is at version {current_version}, you expected {expected_version}. Read it again, then decide."
+
+
+# --- times and minutes -----------------------------------------------------------------------------------------------
+
+
+class EndBeforeStartError(Refusal):
+    code = "END_BEFORE_START"
+    zh = "结束时间不晚于开始时间。请核对起止时间。"
+    en = "The end is not after the start. Check both times."
+
+
+class InFutureError(Refusal):
+    code = "IN_FUTURE"
+    zh = "服务尚未开始（{started_at}），不能登记将来的时长。"
+    en = "The service has not begun ({started_at}); hours of the future are not recorded (F04)."
+
+
+class RecordedBeforeEndError(Refusal):
+    code = "RECORDED_BEFORE_END"
+    zh = "登记时间（{now}）早于服务结束时间（{ended_at}），登记不能先于服务。"
+    en = "Recorded at {now}, before the service ended at {ended_at}: hours cannot be bought ahead of time (F03)."
+
+
+class BackfillRequiredError(Refusal):
+    code = "BACKFILL_REQUIRED"
+    zh = "志愿者 {volunteer_id} 的点单或接单登记晚于服务开始，只能走补录并由另一人审批。"
+    en = "For volunteer {volunteer_id} the order or acceptance was recorded after the service began; use a back-fill, which another person decides (F03)."
+
+
+class OverlapError(Refusal):
+    code = "OVERLAP"
+    zh = "志愿者 {volunteer_id} 在这段时间已有服务记录（{session_id}），一人不能同时在两处。"
+    en = "Volunteer {volunteer_id} already served then (session {session_id}); nobody is in two places at once (F01)."
+
+
+class SessionTooLongError(Refusal):
+    code = "SESSION_TOO_LONG"
+    zh = "一次服务为 {minutes} 分钟，超过上限 {minutes_max} 分钟。请按实际分次登记。"
+    en = "The session lasts {minutes} minutes, more than the {minutes_max} allowed. Record what was really served."
+
+
+class SessionTooShortError(Refusal):
+    code = "SESSION_TOO_SHORT"
+    zh = "扣除休息后只有 {minutes} 分钟，少于下限 {minutes_min} 分钟。"
+    en = "After breaks {minutes} minutes remain, fewer than the {minutes_min} that count."
+
+
+class DayNeedsApprovalError(Refusal):
+    code = "DAY_NEEDS_APPROVAL"
+    zh = (
+        "志愿者 {volunteer_id} 在 {served_on} 将达到 {minutes} 分钟，超过 {minutes_free} 分钟，须经上级审批。"
+    )
+    en = "Volunteer {volunteer_id} would reach {minutes} minutes on {served_on}, above the {minutes_free} that count without approval (F02)."
+
+
+class DayCapError(Refusal):
+    code = "DAY_CAP"
+    zh = "志愿者 {volunteer_id} 在 {served_on} 将达到 {minutes} 分钟，超过一天的上限 {minutes_max} 分钟。"
+    en = "Volunteer {volunteer_id} would reach {minutes} minutes on {served_on}; a day has no more than {minutes_max} (F02)."
+
+
+class WindowError(Refusal):
+    code = "BAD_WINDOW"
+    zh = "希望的服务时段不成立：{problem_zh}。"
+    en = "The wanted time does not hold: {problem_en}."
+
+
+class NoRuleBookError(Refusal):
+    code = "NO_RULE_BOOK"
+    zh = "{day} 没有生效的规则手册，无法判断时长。请先发布规则手册。"
+    en = "No rule book is in force on {day}, so nothing can be judged. Publish one first."
+
+
+class RuleBookDateError(Refusal):
+    code = "RULE_BOOK_DATE"
+    zh = "规则手册只能在发布之后生效（最早 {earliest}），且版本号须为 {next_version}。"
+    en = "A rule book takes effect after it is published ({earliest} at the earliest), as version {next_version}."
+
+
+class ScoreOutOfRangeError(Refusal):
+    code = "SCORE_OUT_OF_RANGE"
+    zh = "评分须在 {rating_min} 到 {rating_max} 之间，或留空表示无法判断。"
+    en = "A score lies between {rating_min} and {rating_max}, or is null for “could not judge”."
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class InvalidRequestError(Refusal):
+    code = "INVALID_REQUEST"
+    zh = "请求内容不符合要求：{problem}。"
+    en = "The request is not valid: {problem}."
+
+
+class KeyReusedError(Refusal):
+    code = "KEY_REUSED"
+    zh = "这个幂等键已经用于另一个请求。请为新的请求换一个键。"
+    en = "This idempotency key was used for another request. Use a new key for a new request."
+
+
+class KeyInFlightError(Refusal):
+    code = "KEY_IN_FLIGHT"
+    zh = "同一请求正在处理中。请稍后用同一个键重试。"
+    en = "The same request is being handled now. Try again shortly with the same key."
+
+
+class IdentityTakenError(Refusal):
+    code = "IDENTITY_TAKEN"
+    zh = "这个身份证件号码已经登记过志愿者。一人只登记一次。"
+    en = "This identity number belongs to an enrolled volunteer already; one person, one account (F12)."
+
+
+class ConcurrentChangeError(Refusal):
+    code = "CONCURRENT_CHANGE"
+    zh = "别人刚刚改动了同一对象，多次重试仍然冲突。请重新读取后再办理。"
+    en = "Others kept changing the same things while this was decided. Read them again, then retry."
+
+
+# --- the ledger itself -----------------------------------------------------------------------------------------------
+
+
+class LedgerMissingError(LedgerError):
+    code = "LEDGER_MISSING"
+    zh = "{database} 中没有账本。请先运行 wenming init。"
+    en = "There is no ledger in {database}. Create one with: wenming init --database …"
+
+
+class LedgerExistsError(LedgerError):
+    code = "LEDGER_EXISTS"
+    zh = "{database} 中已经有账本，不会重建。"
+    en = "{database} holds a ledger already; it is not created again."
+
+
+class NotALedgerError(LedgerError):
+    code = "NOT_A_LEDGER"
+    zh = "{database} 不是本系统的账本数据库：{problem}。"
+    en = "{database} is not one of our ledgers: {problem}."
+
+
+class SchemaMismatchError(LedgerError):
+    code = "SCHEMA_MISMATCH"
+    zh = "{database} 的结构版本是 {found}，本程序需要 {expected}。请使用相应版本的程序。"
+    en = "{database} has schema {found}, this program needs {expected}. Use the matching program."
+
+
+class LedgerBusyError(LedgerError):
+    code = "LEDGER_BUSY"
+    zh = "账本正被占用，等待 {seconds} 秒后放弃。什么都没有写入；请用同一个键重试。"
+    en = (
+        "The ledger was held by another writer for {seconds} s. Nothing was written; retry with the same key."
+    )
+
+
+class ClockBehindError(LedgerError):
+    code = "CLOCK_BEHIND"
+    zh = "本机时钟比账本最后记录时间慢 {seconds} 秒。请先校准时钟。"
+    en = "This machine's clock is {seconds} s behind the ledger's last record. Set the clock first."
+
+
+class UnreadableFactError(LedgerError):
+    code = "UNREADABLE_FACT"
+    zh = "账本中有无法读取的事实（{topic}，位置 {position}）：{problem}。"
+    en = "A fact cannot be read ({topic}, position {position}): {problem}."
+
+
+class LedgerDamagedError(LedgerError):
+    code = "LEDGER_DAMAGED"
+    zh = "账本第 {position} 条不完好：{problem}。请运行 wenming verify。"
+    en = "The ledger is damaged at position {position}: {problem}. Run wenming verify."
+
+
+class ProjectionBehindError(LedgerError):
+    code = "PROJECTION_BEHIND"
+    zh = "数据尚未更新到位置 {position}（现在是 {at}）。请稍后重试。"
+    en = "The figures have not reached position {position} yet (they are at {at}). Try again shortly."
+
+
+# --- personal data and its keys --------------------------------------------------------------------------------------
+
+
+class IdNumberInvalidError(Refusal):
+    code = "ID_NUMBER_INVALID"
+    zh = "身份证件号码不正确：{problem_zh}。请对照证件核对。"
+    en = "The identity number is not right: {problem_en}. Check it against the document."
+
+
+class PhoneInvalidError(Refusal):
+    code = "PHONE_INVALID"
+    zh = "电话号码不完整或不正确。请填写手机号，或带区号的座机号。"
+    en = "The phone number is incomplete or wrong. Give a mobile number, or a landline with its area code."
+
+
+class SubjectErasedError(Refusal):
+    code = "SUBJECT_ERASED"
+    zh = "当事人 {subject_id} 的个人信息已经删除，不能再为其保存个人信息。"
+    en = "The personal data of {subject_id} were erased; nothing personal is kept for them any more."
+
+
+class SealBrokenError(LedgerError):
+    code = "SEAL_BROKEN"
+    zh = "密封的个人信息打不开（{topic}）：内容被改动，或本不属于这里。"
+    en = "Sealed text cannot be opened as {topic}: it was altered, or sealed for another place."
+
+
+class KeyUnknownError(LedgerError):
+    code = "KEY_UNKNOWN"
+    zh = "密钥库 {database} 中从未有过 {subject_id} 的密钥。请检查是否用了别的账本的密钥库。"
+    en = "The key store {database} never held a key of {subject_id}. Is it the key store of another ledger?"
+
+
+class KeyStoreMissingError(LedgerError):
+    code = "KEY_STORE_MISSING"
+    zh = "{database} 中没有密钥库。请先运行 wenming init；如果账本已有事实，请从备份恢复密钥库。"
+    en = "There is no key store in {database}. Create it with wenming init; if the ledger holds facts, restore it from its backup."
+
+
+class KeyStoreExistsError(LedgerError):
+    code = "KEY_STORE_EXISTS"
+    zh = "{database} 中已经有密钥库，不会重建。"
+    en = "{database} holds a key store already; it is not created again."
+
+
+class NotAKeyStoreError(LedgerError):
+    code = "NOT_A_KEY_STORE"
+    zh = "{database} 不是本系统的密钥库：{problem}。"
+    en = "{database} is not one of our key stores: {problem}."
+
+
+class KeyStoreDamagedError(LedgerError):
+    code = "KEY_STORE_DAMAGED"
+    zh = "密钥库 {database} 不完好：{problem}。请从备份恢复。"
+    en = "The key store {database} is damaged: {problem}. Restore it from its backup."
+
+
+class MasterKeyInvalidError(LedgerError):
+    code = "MASTER_KEY_INVALID"
+    zh = "主密钥不可用：{problem}。"
+    en = "The master key cannot be used: {problem}."
+
+
+class WrongMasterKeyError(LedgerError):
+    code = "WRONG_MASTER_KEY"
+    zh = "主密钥打不开密钥库 {database}。如果刚更换过主密钥，请使用新的（中断的更换把它留在 .next 文件里）。"
+    en = "This master key does not open {database}. After a rotation use the new one (an interrupted rotation leaves it in the .next file)."
