@@ -154,9 +154,9 @@ class LedgerLog(ApplicationRecorder):
         self.engine.dispose()
 
     @property
-    def dialect(self) -> str:
-        """``sqlite`` or ``postgresql``."""
-        return self.engine.dialect.name
+    def dialect(self) -> Literal["sqlite", "postgresql"]:
+        """Which database holds the log."""
+        return "sqlite" if self.engine.dialect.name == "sqlite" else "postgresql"
 
     # -- writing --
 

@@ -1,0 +1,1 @@
+"""The read side: every figure is one SELECT over facts, the same one live, rebuilt, as-of and explained."""

@@ -1,0 +1,154 @@
+"""Facts as typed relations, so that a figure can be one SELECT over them.
+
+`facts_of` names a relation over some event types; how its rows come out of the log is rendered here for each engine:
+SQLite and PostgreSQL read the stored JSON in place, DuckDB reads a table of decoded columns.
+"""
+
+import datetime
+import types
+import typing
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Boolean, Text, column, table
+from sqlalchemy.sql.expression import TableClause
+from sqlalchemy.types import TypeEngine
+
+from ledger.events import EntryPosted, Fact, RatingCredited
+
+SIGNED = (EntryPosted, RatingCredited)
+"""Events that another one can reverse: only sums are allowed over them."""
+
+
+class InstantText(Text):
+    """A moment as fixed-width UTC text, which orders like the moment itself."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A named relation over event types: what it is called, where its rows come from, which columns it has."""
+
+    name: str
+    topics: tuple[str, ...]
+    stream_column: str
+    columns: dict[str, TypeEngine[typing.Any]]
+    signed: bool
+    nullable: frozenset[str]
+
+
+RELATIONS: dict[str, Relation] = {}
+"""Every declared relation by name; a SELECT finds its relation here."""
+
+_OWN: dict[str, TypeEngine[typing.Any]] = {"position": BigInteger(), "topic": Text(), "version": BigInteger()}
+
+
+def facts_of(name: str, *events: type[Fact]) -> TableClause:
+    """A relation over ``events`` of one stream kind; fields an event lacks are NULL.
+
+    Beside the events' own fields it has ``position``, ``topic``, ``version``, ``happened_at``, ``recorded_at``,
+    ``caller_id``, ``command_id``, and the stream's id as ``<stream>_id``.
+    """
+    streams = {event.STREAM for event in events}
+    if len(streams) != 1:
+        raise ValueError(f"{name} mixes {sorted(streams)}: a relation reads one kind of stream")
+    (stream,) = streams
+    columns: dict[str, TypeEngine[typing.Any]] = {**_OWN, f"{stream}_id": Text()}
+    for event in events:
+        for field, info in event.model_fields.items():
+            kind = _column_type(info.annotation)
+            if field not in ("originator_id", "originator_version") and kind is not None:
+                columns.setdefault(field, kind)
+    nullable = frozenset(
+        field for field in columns if any(_may_be_null(event, field) for event in events)
+    ) - {*_OWN, f"{stream}_id"}
+    relation = Relation(
+        name,
+        tuple(e.TOPIC for e in events),
+        f"{stream}_id",
+        columns,
+        any(e in SIGNED for e in events),
+        nullable,
+    )
+    if RELATIONS.setdefault(name, relation) != relation:
+        raise ValueError(f"two relations are called {name}")
+    return table(name, *(column(field, kind) for field, kind in columns.items()))
+
+
+def _may_be_null(event: type[Fact], field: str) -> bool:
+    info = event.model_fields.get(field)
+    return info is None or type(None) in typing.get_args(info.annotation)
+
+
+def _column_type(annotation: object) -> TypeEngine[typing.Any] | None:
+    """How a field reads as a column; None for what is no scalar (a whole rule book)."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _column_type(typing.get_args(annotation)[0])
+    if origin in (types.UnionType, typing.Union):
+        (inner,) = (a for a in typing.get_args(annotation) if a is not type(None))
+        return _column_type(inner)
+    if origin is typing.Literal:
+        return BigInteger() if isinstance(typing.get_args(annotation)[0], int) else Text()
+    known: dict[object, TypeEngine[typing.Any]] = {
+        int: BigInteger(),
+        bool: Boolean(),
+        str: Text(),
+        UUID: Text(),
+        datetime.date: Text(),
+        datetime.datetime: InstantText(),
+    }
+    return known.get(annotation)
+
+
+def _quoted(topics: typing.Iterable[str]) -> str:
+    return ", ".join(f"'{topic}'" for topic in sorted(topics))
+
+
+def in_store(relation: Relation, used: set[str], dialect: str, condition: str) -> str:
+    """The relation's rows as SQL on the ``facts`` table itself; ``condition`` narrows positions or a stream."""
+    fields = [_stored_field(relation, name, dialect) for name in sorted(used)]
+    topics = _quoted(relation.topics)
+    source = "facts"
+    if dialect == "postgresql":
+        source = (
+            f"(SELECT *, state::jsonb AS fields FROM facts WHERE topic IN ({topics}) AND {condition}) AS f"
+        )
+        return f"SELECT {', '.join(fields)} FROM {source}"
+    return f"SELECT {', '.join(fields)} FROM {source} WHERE {condition} AND topic IN ({topics})"
+
+
+def _stored_field(relation: Relation, name: str, dialect: str) -> str:
+    if name in _OWN:
+        return name
+    if name == relation.stream_column:
+        return f"stream_id::text AS {name}" if dialect == "postgresql" else f"stream_id AS {name}"
+    if dialect == "sqlite":
+        return f"json_extract(state, '$.{name}') AS {name}"
+    cast = {"BIGINT": "::bigint", "BOOLEAN": "::boolean"}.get(_sql_type(relation.columns[name]), "")
+    return f"(fields->>'{name}'){cast} AS {name}"
+
+
+def in_duckdb(relation: Relation, used: set[str], source: str) -> str:
+    """The relation's rows from a DuckDB table of decoded columns (see `decoded_columns`)."""
+    fields = [
+        f"stream_id AS {name}" if name == relation.stream_column else name if name in _OWN else f"s.{name}"
+        for name in sorted(used)
+    ]
+    return f"SELECT {', '.join(fields)} FROM {source} WHERE topic IN ({_quoted(relation.topics)})"
+
+
+def decoded_columns(uses: typing.Iterable[tuple[Relation, set[str]]]) -> dict[str, str]:
+    """The JSON fields that these uses read, with their DuckDB types: nothing else is decoded."""
+    wanted: dict[str, str] = {}
+    for relation, used in uses:
+        for name in used - set(_OWN) - {relation.stream_column}:
+            sql_type = _sql_type(relation.columns[name])
+            if wanted.setdefault(name, sql_type) != sql_type:
+                raise ValueError(f"{name} has two types among the facts")
+    return wanted
+
+
+def _sql_type(kind: TypeEngine[typing.Any]) -> str:
+    if isinstance(kind, BigInteger):
+        return "BIGINT"
+    return "BOOLEAN" if isinstance(kind, Boolean) else "VARCHAR"

@@ -1,0 +1,283 @@
+"""Keeps the tables up with the log: rows and position move in one transaction; live and rebuild are this same code."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, inspect, select, text
+
+from ledger.codec import EVENTS_BY_TOPIC, decode
+from ledger.errors import UnreadableFactError
+from ledger.log import LedgerLog
+from projections.engine import Columns, Row, apply_in_store, compute, merge_clause
+from projections.figures import all_figures
+from projections.projection import Projection
+
+SMALL_BATCH = 300
+"""Up to here the database that holds the tables runs the SELECTs itself."""
+LARGE_BATCH = 1_000_000
+
+positions = Table(
+    "figure_positions",
+    MetaData(),
+    Column("table_name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("updated_at", Text, nullable=False),
+)
+"""How far each table has come. It moves only from where its batch began: two followers cannot double."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how far, and of how much."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One figure's place: ``lag_seconds`` is how long the first fact it does not show has been there (0 if none)."""
+
+    name: str
+    position: int
+    head: int
+    lag_seconds: float
+
+    @property
+    def lag_facts(self) -> int:
+        return self.head - self.position
+
+
+class MovedMeanwhileError(Exception):
+    """Another follower brought a table further; nothing was written."""
+
+
+@contextmanager
+def _writing(log: LedgerLog) -> Iterator[Connection]:
+    with log.engine.connect() as plain:
+        connection = plain.execution_options(writes=True)
+        with connection.begin():
+            yield connection
+
+
+def prepare(log: LedgerLog, figures: Sequence[Projection] | None = None) -> None:
+    """Make the tables that are not there yet; they start at position 0."""
+    figures = figures or all_figures()
+    with log.engine.connect() as connection:
+        there = set(inspect(connection).get_table_names())
+    missing = [figure for figure in figures if figure.table_name not in there]
+    if not missing and positions.name in there:
+        return
+    with _writing(log) as connection:
+        if log.dialect == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7034001)")
+        positions.create(connection, checkfirst=True)
+        for figure in missing:
+            figure.table().create(connection, checkfirst=True)
+            _start_at(connection, figure.table_name, 0)
+
+
+def _start_at(connection: Connection, table_name: str, position: int) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO figure_positions VALUES (:name, :position, :now) ON CONFLICT (table_name) DO NOTHING"
+        ),
+        {"name": table_name, "position": position, "now": _now()},
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def catch_up(
+    log: LedgerLog, figures: Sequence[Projection] | None = None, progress: Progress | None = None
+) -> int:
+    """Bring every figure to the log's head; returns the position they are all at."""
+    figures = figures or all_figures()
+    prepare(log, figures)
+    while True:
+        head = log.head().size
+        behind = by_position(log, figures)
+        low = min(behind)
+        if low >= head:
+            return head
+        later = sorted(position for position in behind if position > low)
+        high = min([head, low + LARGE_BATCH, *later])
+        try:
+            bring(log, behind[low], low, high)
+        except MovedMeanwhileError:
+            continue
+        if progress:
+            progress("catching up", high, head)
+
+
+def by_position(log: LedgerLog, figures: Sequence[Projection]) -> dict[int, list[Projection]]:
+    """The figures by the position their tables are at."""
+    with log.engine.connect() as connection:
+        at = dict(
+            tuple(row) for row in connection.execute(select(positions.c.table_name, positions.c.position))
+        )
+    grouped: dict[int, list[Projection]] = {}
+    for figure in figures:
+        grouped.setdefault(at[figure.table_name], []).append(figure)
+    return grouped
+
+
+def bring(
+    log: LedgerLog, figures: Sequence[Projection], low: int, high: int, *, small: bool | None = None
+) -> None:
+    """Bring figures that stand at ``low`` to ``high``, all of them or none.
+
+    ``small`` picks the executor (the database itself, or DuckDB); left out, the size of the batch does.
+    Raises `MovedMeanwhileError` if any of them does not stand at ``low``.
+    """
+    _require_known_topics(log, low, high)
+    try:
+        if small if small is not None else high - low <= SMALL_BATCH:
+            with _writing(log) as connection:
+                _move(connection, figures, low, high)
+                apply_in_store(connection, figures, low, high)
+            return
+        columns = compute(log, figures, low, high)
+        try:
+            with _writing(log) as connection:
+                _move(connection, figures, low, high)
+                for figure in figures:
+                    write_rows(connection, figure, figure.table_name, columns.rows(figure), merge=low > 0)
+        finally:
+            columns.close()
+    except MovedMeanwhileError:
+        raise
+    except Exception as error:
+        raise _unreadable(log, low, high) or error from error
+
+
+_KNOWN = ", ".join(f"'{topic}'" for topic in sorted(EVENTS_BY_TOPIC))
+
+
+def _require_known_topics(log: LedgerLog, low: int, high: int) -> None:
+    """A program older than the log stops here: no figure may skip what it does not know."""
+    with log.engine.connect() as connection:
+        unknown = connection.exec_driver_sql(
+            f"SELECT position, topic FROM facts WHERE position > {low} AND position <= {high} "
+            f"AND topic NOT IN ({_KNOWN}) ORDER BY position LIMIT 1"
+        ).first()
+    if unknown is not None:
+        raise UnreadableFactError(topic=unknown[1], position=unknown[0], problem="unknown topic")
+
+
+def _unreadable(log: LedgerLog, low: int, high: int) -> UnreadableFactError | None:
+    """The first fact that stands in the way, by its position; None if the facts are not to blame."""
+    for row in log.read(low + 1, high):
+        try:
+            decode(row.topic, row.stream_id, row.version, row.state)
+        except UnreadableFactError as unreadable:
+            return UnreadableFactError(**{**unreadable.details, "position": row.position})
+    return None
+
+
+def _move(connection: Connection, figures: Sequence[Projection], low: int, high: int) -> None:
+    """Only from where the batch began: addition is not idempotent."""
+    names = [figure.table_name for figure in figures]
+    moved = connection.execute(
+        positions.update()
+        .where(positions.c.table_name.in_(names), positions.c.position == low)
+        .values(position=high, updated_at=_now())
+    )
+    if moved.rowcount != len(names):
+        raise MovedMeanwhileError()
+
+
+def write_rows(
+    connection: Connection, figure: Projection, table: str, rows: list[Row], *, merge: bool
+) -> None:
+    """Rows in key order into a table: by COPY into an empty one on PostgreSQL, else inserted and merged."""
+    if not rows:
+        return
+    columns = ", ".join(figure.columns)
+    driver: Any = connection.connection
+    if connection.dialect.name == "postgresql" and not merge:
+        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+        return
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    marks = ", ".join([mark] * len(figure.columns))
+    clause = merge_clause(figure, table) if merge else ""
+    cursor = driver.cursor()
+    try:
+        cursor.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks}) {clause}", rows)
+    finally:
+        cursor.close()
+
+
+def rebuild(
+    log: LedgerLog, names: Sequence[str] | None = None, progress: Progress | None = None
+) -> dict[str, int]:
+    """Compute figures anew from the first fact, beside the live tables, and swap them in; rows by figure name.
+
+    A crash before the swap leaves the old tables as they were.
+    """
+    figures = [f for f in all_figures() if names is None or f.name in names]
+    prepare(log, figures)
+    head = log.head().size
+    columns = compute(log, figures, 0, head)
+    written: dict[str, int] = {}
+    try:
+        for done, figure in enumerate(figures):
+            written[figure.name] = _rebuild_one(log, figure, columns, head)
+            if progress:
+                progress(f"rebuilt {figure.name}", done + 1, len(figures))
+    finally:
+        columns.close()
+    return written
+
+
+def _rebuild_one(log: LedgerLog, figure: Projection, columns: Columns, head: int) -> int:
+    live, beside = figure.table_name, f"{figure.table_name}_new"
+    rows = columns.rows(figure)
+    with _writing(log) as connection:
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {beside}")
+        figure.table(beside).create(connection)
+        write_rows(connection, figure, beside, rows, merge=False)
+        connection.exec_driver_sql(f"DROP TABLE {live}")
+        connection.exec_driver_sql(f"ALTER TABLE {beside} RENAME TO {live}")
+        connection.execute(
+            positions.update().where(positions.c.table_name == live).values(position=head, updated_at=_now())
+        )
+    return len(rows)
+
+
+def reset(log: LedgerLog) -> None:
+    """Throw every figure's table away; the next `catch_up` makes them again from the first fact."""
+    with _writing(log) as connection:
+        for figure in all_figures():
+            figure.table().drop(connection, checkfirst=True)
+        positions.drop(connection, checkfirst=True)
+
+
+def status(log: LedgerLog) -> list[Status]:
+    """How far every figure has come, in facts and seconds."""
+    prepare(log)
+    head = log.head().size
+    found = []
+    for position, figures in by_position(log, all_figures()).items():
+        lag = 0.0
+        if position < head:
+            (first,) = log.read(position + 1, position + 1)
+            recorded = first.state.partition(b'"recorded_at":"')[2][:27].decode()
+            lag = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(recorded)).total_seconds())
+        found += [Status(figure.name, position, head, lag) for figure in figures]
+    return sorted(found, key=lambda s: s.name)
+
+
+def follow(log: LedgerLog, stop: threading.Event, after_batch: Callable[[int], None] | None = None) -> None:
+    """Keep every figure at the head until ``stop`` is set."""
+    position = catch_up(log)
+    with log.waiting() as wait:
+        while not stop.is_set():
+            wait(position, 0.25)
+            if log.head().size > position:
+                position = catch_up(log)
+                if after_batch:
+                    after_batch(position)

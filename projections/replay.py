@@ -1,0 +1,174 @@
+"""Time travel: any figure as of any moment, what changed and why, and the proof that the live tables are right.
+
+Reads take ``position`` (the recorded axis: what the ledger knew when it had that many facts) and ``effective_on`` (what
+had happened by the end of that local day), alone or together. Nothing here is stored.
+"""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from sqlalchemy import select
+
+from ledger import ids
+from ledger.codec import decode, instant_text
+from ledger.errors import Refusal
+from ledger.events import RuleBookPublished
+from ledger.log import LedgerLog
+from ledger.rulebook import CHINA, Edition, RuleBooks
+from projections.engine import Row, compute, select_in_store
+from projections.figures import all_figures
+from projections.follower import by_position, catch_up, prepare
+from projections.projection import Projection
+
+SMALL_HISTORY = 5_000
+"""Up to this many facts the database answers sooner than DuckDB starts."""
+
+
+class BeyondHeadError(Refusal):
+    """A position that the log has not reached."""
+
+    code = "AS_OF_BEYOND_HEAD"
+    zh = "账本现在只有 {head} 条，没有第 {position} 条时的状态。"
+    en = "The ledger has {head} facts; there is no state as of {position}."
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key whose figure differs between two moments, and the positions of the facts in between that touched it."""
+
+    key: tuple[Any, ...]
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    positions: tuple[int, ...]
+
+
+def resolve(log: LedgerLog, moment: int | datetime | None) -> int:
+    """The position that ``moment`` means: itself, the last one recorded by then, or the head for None."""
+    head = log.head().size
+    position = head if moment is None else moment if isinstance(moment, int) else log.position_at(moment)
+    if not 0 <= position <= head:
+        raise BeyondHeadError(position=position, head=head)
+    return position
+
+
+def as_of(
+    log: LedgerLog,
+    figure: Projection,
+    position: int,
+    *,
+    effective_on: date | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """The figure's rows as of a moment, hidden columns left out, in key order.
+
+    ``where`` keeps some keys; one on the stream itself (a volunteer's own figures) reads that stream only.
+    """
+    resolve(log, position)
+    where = dict(where or {})
+    condition, arguments = _narrowed(log, figure, position, where)
+    if effective_on is None and (len(arguments) > 1 or position <= SMALL_HISTORY):
+        with log.engine.connect() as connection:
+            rows = select_in_store(connection, figure, figure.sql(log.dialect), condition, arguments)
+    else:
+        day = instant_text(_end_of(effective_on)) if effective_on else None
+        with closing(compute(log, [figure], 0, position, effective_on=day)) as columns:
+            rows = columns.rows(figure)
+    named = (_named(figure, row) for row in rows)
+    return sorted(
+        (row for row in named if all(row[k] == v for k, v in where.items())),
+        key=lambda row: [row[k] for k in figure.keys],
+    )
+
+
+def live(log: LedgerLog, figure: Projection, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The figure's rows as the stored table has them, hidden columns left out, in key order."""
+    prepare(log)
+    table = figure.table()
+    query = select(table)
+    for name, value in (where or {}).items():
+        query = query.where(table.c[name] == value)
+    with log.engine.connect() as connection:
+        rows = [_named(figure, tuple(row)) for row in connection.execute(query)]
+    return sorted(rows, key=lambda row: [row[k] for k in figure.keys])
+
+
+def diff(log: LedgerLog, figure: Projection, low: int, high: int) -> list[Change]:
+    """The keys whose figures differ between two positions, with the facts in between that touched them."""
+    touched: dict[tuple[Any, ...], list[int]] = {}
+    for row in _shares(log, figure, "position > ? AND position <= ?", (low, resolve(log, high))):
+        touched.setdefault(row[1 : 1 + len(figure.keys)], []).append(row[0])
+    before = _by_key(figure, as_of(log, figure, low))
+    after = _by_key(figure, as_of(log, figure, high))
+    changes = (Change(key, before.get(key), after.get(key), tuple(sorted(at))) for key, at in touched.items())
+    return sorted((c for c in changes if c.before != c.after), key=lambda c: c.key)
+
+
+def explain(
+    log: LedgerLog, figure: Projection, key: Mapping[str, Any], position: int | None = None
+) -> list[dict[str, Any]]:
+    """The facts behind one figure: each with its position and its own share; the shares add up to the figure."""
+    condition, arguments = _narrowed(log, figure, resolve(log, position), key)
+    names = ("position", *figure.keys, *(m.name for m in figure.measures))
+    rows = (dict(zip(names, row, strict=True)) for row in _shares(log, figure, condition, arguments))
+    return sorted(
+        (row for row in rows if all(row[k] == v for k, v in key.items())), key=lambda row: row["position"]
+    )
+
+
+def verify_against_live(log: LedgerLog) -> dict[str, list[tuple[Any, ...]]]:
+    """Recompute every figure from the first fact and compare it with its table: the keys that differ, by figure."""
+    catch_up(log)
+    wrong: dict[str, list[tuple[Any, ...]]] = {}
+    for position, figures in by_position(log, all_figures()).items():
+        with closing(compute(log, figures, 0, position)) as columns:
+            for figure in figures:
+                expected = _by_key(figure, [_named(figure, row) for row in columns.rows(figure)])
+                stored = _by_key(figure, live(log, figure))
+                keys = [k for k in expected.keys() | stored.keys() if expected.get(k) != stored.get(k)]
+                wrong[figure.name] = sorted(keys)
+    return wrong
+
+
+def rulebooks_as_of(log: LedgerLog, position: int | None = None) -> RuleBooks:
+    """The rule books published by a position."""
+    at = resolve(log, position)
+    editions = []
+    for row in log.stream(ids.rulebook_id(log.identity.ledger_id)):
+        fact = decode(row.topic, row.stream_id, row.version, row.state)
+        if row.position <= at and isinstance(fact, RuleBookPublished):
+            editions.append(Edition(fact.rulebook_version, fact.effective_on, fact.book))
+    return RuleBooks(tuple(editions))
+
+
+def _shares(log: LedgerLog, figure: Projection, condition: str, arguments: Any) -> list[Row]:
+    with log.engine.connect() as connection:
+        return select_in_store(connection, figure, figure.rows_sql(log.dialect), condition, arguments)
+
+
+def _narrowed(
+    log: LedgerLog, figure: Projection, position: int, key: Mapping[str, Any]
+) -> tuple[str, list[Any]]:
+    """The facts up to ``position``, only those of one stream if the key names it."""
+    condition, arguments = "position <= ?", [position]
+    stream = figure.relation.stream_column
+    if stream in key:
+        condition += " AND stream_id = " + ("?" if log.dialect == "sqlite" else "?::uuid")
+        arguments.append(key[stream])
+    return condition, arguments
+
+
+def _named(figure: Projection, row: Row) -> dict[str, Any]:
+    visible = (*figure.keys, *(m.name for m in figure.measures))
+    return dict(zip(visible, row[: len(visible)], strict=True))
+
+
+def _by_key(figure: Projection, rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {tuple(row[k] for k in figure.keys): row for row in rows}
+
+
+def _end_of(day: date) -> datetime:
+    midnight = datetime.combine(day + timedelta(days=1), time(), CHINA)
+    return midnight.astimezone(UTC) - timedelta(microseconds=1)
