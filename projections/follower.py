@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, inspect, select, text
 
 from ledger.codec import EVENTS_BY_TOPIC, decode
-from ledger.errors import UnreadableFactError
+from ledger.errors import LedgerError, UnreadableFactError
 from ledger.log import LedgerLog
 from projections.engine import Columns, Row, apply_in_store, compute, merge_clause
 from projections.figures import all_figures
@@ -45,6 +45,14 @@ class Status:
     @property
     def lag_facts(self) -> int:
         return self.head - self.position
+
+
+class FiguresApartError(LedgerError):
+    """Tables of one answer that stand at different positions."""
+
+    code = "FIGURES_APART"
+    zh = "统计表 {figures} 还没有跟到同一位置。请稍后再试，或运行 wenming rebuild。"
+    en = "The figures {figures} do not stand at one position yet. Try again shortly, or run: wenming rebuild"
 
 
 class MovedMeanwhileError(Exception):
@@ -121,6 +129,21 @@ def by_position(log: LedgerLog, figures: Sequence[Projection]) -> dict[int, list
     for figure in figures:
         grouped.setdefault(at[figure.table_name], []).append(figure)
     return grouped
+
+
+def stands_at(connection: Connection, figures: Sequence[Projection]) -> int:
+    """The position that all these tables stand at, as this transaction sees them.
+
+    Tables that are not at one position (a new figure that is still being computed) are refused with FIGURES_APART.
+    """
+    names = [figure.table_name for figure in figures]
+    found = {
+        row.position
+        for row in connection.execute(select(positions.c.position).where(positions.c.table_name.in_(names)))
+    }
+    if len(found) != 1:
+        raise FiguresApartError(figures=sorted(figure.name for figure in figures))
+    return int(found.pop())
 
 
 def bring(

@@ -4,23 +4,25 @@ Reads take ``position`` (the recorded axis: what the ledger knew when it had tha
 had happened by the end of that local day), alone or together. Nothing here is stored.
 """
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Select, select
 
 from ledger import ids
 from ledger.codec import decode, instant_text
-from ledger.errors import Refusal
+from ledger.errors import NoRuleBookError, Refusal
 from ledger.events import RuleBookPublished
 from ledger.log import LedgerLog
 from ledger.rulebook import CHINA, Edition, RuleBooks
-from projections.engine import Row, compute, select_in_store
+from projections.engine import Columns, Row, compute, select_in_store
 from projections.figures import all_figures
-from projections.follower import by_position, catch_up, prepare
+from projections.follower import by_position, catch_up, prepare, stands_at
+from projections.moment import Moment
 from projections.projection import Projection
 
 SMALL_HISTORY = 5_000
@@ -54,6 +56,62 @@ def resolve(log: LedgerLog, moment: int | datetime | None) -> int:
     return position
 
 
+class _Live:
+    """The stored tables, read in one transaction."""
+
+    def __init__(self, connection: Connection, position: int) -> None:
+        self._connection = connection
+        self.position = position
+
+    def rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._connection.execute(query).mappings()]
+
+
+class _Past:
+    """The tables as they were, computed for this question."""
+
+    def __init__(self, columns: Columns, position: int) -> None:
+        self._columns = columns
+        self.position = position
+
+    def rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        return self._columns.rows_of(query)
+
+
+@contextmanager
+def at(
+    log: LedgerLog,
+    figures: Sequence[Projection],
+    position: int | None = None,
+    *,
+    effective_on: date | None = None,
+    stream_id: UUID | None = None,
+) -> Iterator[Moment]:
+    """Figures at one moment, to be asked: the live tables, or with ``position`` / ``effective_on`` as they were.
+
+    ``stream_id`` says that only one stream's rows will be asked for; the past of one stream is read much faster.
+    """
+    if position is None and effective_on is None:
+        prepare(log)
+        with log.engine.connect() as plain:
+            connection = plain.execution_options(**_SNAPSHOT[log.dialect])
+            with connection.begin():
+                yield _Live(connection, stands_at(connection, figures))
+        return
+    reached = resolve(log, position)
+    by = end_of(effective_on)
+    with closing(compute(log, figures, 0, reached, effective_by=by, stream_id=stream_id)) as columns:
+        columns.name_tables()
+        yield _Past(columns, reached)
+
+
+_SNAPSHOT: Mapping[str, Mapping[str, Any]] = {
+    "sqlite": {},
+    "postgresql": {"isolation_level": "REPEATABLE READ"},
+}
+"""How a reading transaction sees one moment throughout."""
+
+
 def as_of(
     log: LedgerLog,
     figure: Projection,
@@ -73,8 +131,7 @@ def as_of(
         with log.engine.connect() as connection:
             rows = select_in_store(connection, figure, figure.sql(log.dialect), condition, arguments)
     else:
-        day = instant_text(_end_of(effective_on)) if effective_on else None
-        with closing(compute(log, [figure], 0, position, effective_on=day)) as columns:
+        with closing(compute(log, [figure], 0, position, effective_by=end_of(effective_on))) as columns:
             rows = columns.rows(figure)
     named = (_named(figure, row) for row in rows)
     return sorted(
@@ -132,6 +189,22 @@ def verify_against_live(log: LedgerLog) -> dict[str, list[tuple[Any, ...]]]:
     return wrong
 
 
+def edition_on(log: LedgerLog, day: date, position: int | None = None) -> Edition:
+    """The rule book in force on a local day, of those published by a position; NO_RULE_BOOK if there is none."""
+    edition = rulebooks_as_of(log, position).on(day)
+    if edition is None:
+        raise NoRuleBookError(day=day)
+    return edition
+
+
+def recorded_at(log: LedgerLog, position: int) -> datetime:
+    """When the fact at ``position`` was recorded; for position 0, when the ledger was created."""
+    row = next(iter(log.read(position, position)), None) if position else None
+    if row is None:
+        return log.identity.created_at
+    return decode(row.topic, row.stream_id, row.version, row.state).recorded_at
+
+
 def rulebooks_as_of(log: LedgerLog, position: int | None = None) -> RuleBooks:
     """The rule books published by a position."""
     at = resolve(log, position)
@@ -169,6 +242,9 @@ def _by_key(figure: Projection, rows: list[dict[str, Any]]) -> dict[tuple[Any, .
     return {tuple(row[k] for k in figure.keys): row for row in rows}
 
 
-def _end_of(day: date) -> datetime:
+def end_of(day: date | None) -> str | None:
+    """The last instant of a local day, as facts write it; None for no day."""
+    if day is None:
+        return None
     midnight = datetime.combine(day + timedelta(days=1), time(), CHINA)
-    return midnight.astimezone(UTC) - timedelta(microseconds=1)
+    return instant_text(midnight.astimezone(UTC) - timedelta(microseconds=1))

@@ -20,11 +20,6 @@ numbers = st.integers(0, 100)
 stories = st.lists(st.tuples(numbers, numbers, numbers, numbers), min_size=0, max_size=30)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("projections")
-
-
 def told(folder: Path, story: list[Step]) -> County:
     county = County(f"sqlite:///{folder / f'{uuid4().hex}.db'}")
     county.tell(story)
