@@ -146,6 +146,12 @@ def stands_at(connection: Connection, figures: Sequence[Projection]) -> int:
     return int(found.pop())
 
 
+def reached(log: LedgerLog) -> int:
+    """The position that every figure's table has reached."""
+    prepare(log)
+    return min(by_position(log, all_figures()))
+
+
 def bring(
     log: LedgerLog, figures: Sequence[Projection], low: int, high: int, *, small: bool | None = None
 ) -> None:

@@ -1,5 +1,7 @@
 """Teams and who belongs to them (S029–S036, T03, T04)."""
 
+from typing import Any
+
 from sqlalchemy import func, select
 
 from ledger.events import (
@@ -11,6 +13,8 @@ from ledger.events import (
     TeamSponsorAssigned,
 )
 from projections.facts import facts_of
+from projections.moment import Moment
+from projections.people import volunteers
 from projections.projection import Projection, latest
 
 changes = facts_of("team_changes", TeamFormed, TeamLeaderAppointed, TeamDissolved)
@@ -58,3 +62,14 @@ team_sponsors = Projection(
     ).group_by(sponsorships.c.team_id, sponsorships.c.department, sponsorships.c.role),
 )
 """Which department leads or partners a team (S032)."""
+
+
+def members(moment: Moment, team_id: str) -> list[dict[str, Any]]:
+    """The team's members by number: ids, numbers, home units, and since when; no names."""
+    table, people = roster.table(), volunteers.table()
+    return moment.rows(
+        select(table.c.volunteer_id, people.c.volunteer_number, people.c.home_unit_id, table.c.joined_at)
+        .join(people, people.c.volunteer_id == table.c.volunteer_id)
+        .where(table.c.team_id == team_id, table.c.joined > table.c.left_count)
+        .order_by(people.c.volunteer_number, table.c.volunteer_id)
+    )

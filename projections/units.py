@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 
 from ledger.events import UnitEstablished, UnitMoved, UnitRenamed, UnitRoleAssigned, UnitRoleEnded
 from projections.facts import facts_of
+from projections.moment import Moment
 from projections.projection import Projection, latest
 
 changes = facts_of("unit_changes", UnitEstablished, UnitRenamed, UnitMoved)
@@ -52,3 +53,13 @@ def subtree(rows: Iterable[Mapping[str, Any]], root: str) -> set[str]:
             inside.add(child)
             open_.append(child)
     return inside
+
+
+def holders(moment: Moment) -> dict[str, list[dict[str, str]]]:
+    """Who holds which post, by unit."""
+    table = unit_roles.table()
+    held: dict[str, list[dict[str, str]]] = {}
+    query = select(table.c.unit_id, table.c.role, table.c.person_id).where(table.c.assigned > table.c.ended)
+    for row in moment.rows(query.order_by(table.c.unit_id, table.c.role, table.c.person_id)):
+        held.setdefault(row["unit_id"], []).append({"role": row["role"], "person_id": row["person_id"]})
+    return held

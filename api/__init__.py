@@ -1,0 +1,1 @@
+"""The edges: HTTP, the command line and the demonstration county."""

@@ -1,0 +1,78 @@
+"""The HTTP edge: `create_app` takes the parts and gives them routes."""
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+from fastapi import APIRouter, FastAPI, Request, Response
+
+from api import commands, history, problems, queries
+from api.parts import Parts
+from projections import follower
+
+BODY_BYTES_MAX = 1_000_000
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application over an open ledger; it follows the log itself if the settings say so."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        thread = threading.Thread(target=follower.follow, args=(parts.log, stop), name="follower")
+        if parts.settings.follows:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if thread.is_alive():
+                thread.join()
+
+    app = FastAPI(
+        title="文明账本 Wenming Ledger",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,  # the stock page loads its scripts from elsewhere
+        redoc_url=None,
+        responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {}}}},
+    )
+    app.state.parts = parts
+    problems.install(app)
+    app.middleware("http")(_frame)
+    v1 = APIRouter(prefix="/v1")
+    v1.include_router(commands.build())
+    v1.include_router(queries.router)
+    v1.include_router(history.router)
+    app.include_router(v1)
+    app.get("/healthz", tags=["health"])(lambda: _health(parts))
+    return app
+
+
+def _health(parts: Parts) -> dict[str, object]:
+    """The log answers, and how far the figures lag behind it."""
+    found = follower.status(parts.log)
+    return {
+        "status": "ok",
+        "kind": parts.log.identity.kind,
+        "head": parts.log.head().size,
+        "figures": {
+            "lag_facts": max(s.lag_facts for s in found),
+            "lag_seconds": max(s.lag_seconds for s in found),
+        },
+    }
+
+
+async def _frame(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """A request id on every answer, nothing cached between people, and no body beyond a megabyte."""
+    request.state.request_id = uuid4().hex
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
+        response: Response = problems.answer(problems.TooLargeError(bytes_max=BODY_BYTES_MAX), request)
+    else:
+        response = await call_next(request)
+    response.headers["Request-Id"] = request.state.request_id
+    response.headers.setdefault("Cache-Control", "private, no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

@@ -1,0 +1,86 @@
+"""The parts of a running ledger, opened and closed together. The only place where they are put together."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID, uuid4
+
+from api.identity import Accounts
+from api.settings import Settings
+from ledger.application import Ledger, utc_now
+from ledger.errors import LedgerExistsError, LedgerMissingError
+from ledger.log import LedgerLog
+from ledger.sealing import KeyStore, create_master_key, load_master_key
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every edge works with."""
+
+    settings: Settings
+    log: LedgerLog
+    keys: KeyStore
+    accounts: Accounts
+    ledger: Ledger
+
+    def close(self) -> None:
+        self.accounts.close()
+        self.keys.close()
+        self.log.close()
+
+
+def create(
+    settings: Settings,
+    kind: Literal["production", "demo"] = "production",
+    *,
+    ledger_id: UUID | None = None,
+    created_at: datetime | None = None,
+    app_login: str | None = None,
+) -> UUID:
+    """Make a new, empty ledger with its key store; refused if either is there already.
+
+    The key store comes first: a crash in between leaves no ledger whose people cannot be sealed.
+    """
+    new, now = ledger_id or uuid4(), created_at or datetime.now(UTC)
+    _require_no_ledger(settings)
+    master = (
+        load_master_key(settings.master_key)
+        if settings.master_key.exists()
+        else create_master_key(settings.master_key)
+    )
+    KeyStore.create(settings.keys, master, now)
+    LedgerLog.create(settings.database, ledger_id=new, kind=kind, created_at=now, app_login=app_login).close()
+    return new
+
+
+def _require_no_ledger(settings: Settings) -> None:
+    try:
+        LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds).close()
+    except LedgerMissingError:
+        return
+    raise LedgerExistsError(database=settings.shown()["database"])
+
+
+def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Parts:
+    """An existing ledger; refused with LEDGER_MISSING and the like if there is none of ours."""
+    log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
+    try:
+        keys = KeyStore.open(settings.keys, load_master_key(settings.master_key))
+    except BaseException:
+        log.close()
+        raise
+    return Parts(
+        settings, log, keys, Accounts(settings.keys), Ledger(log, digest=keys.request_digest, clock=clock)
+    )
+
+
+@contextmanager
+def opened(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Iterator[Parts]:
+    """`open_parts`, closed at the end."""
+    parts = open_parts(settings, clock)
+    try:
+        yield parts
+    finally:
+        parts.close()

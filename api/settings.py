@@ -1,0 +1,88 @@
+"""All configuration, read once (environment: ``WENMING_*``) and handed down. Nothing else reads the environment."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+from ledger.errors import InvalidRequestError
+
+
+class Settings(BaseSettings):
+    """Where things are and how long to wait. URLs may hold passwords: show `shown`, never the fields."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_", extra="forbid", frozen=True)
+
+    database: str = "sqlite:///wenming.db"
+    """The ledger: ``sqlite:///file`` or ``postgresql://user@host/database``."""
+    keys: str = ""
+    """The key store and accounts; left out, ``<ledger file>.keys.db`` beside an SQLite ledger."""
+    master_key_file: Path | None = None
+    """The master key that wraps all keys; left out, ``<key store file>.master``."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    busy_seconds: float = Field(default=5.0, gt=0, le=600)
+    """How long a write waits for another writer before LEDGER_BUSY."""
+    follow: bool | None = None
+    """Whether `serve` keeps the figures up itself; left out: yes on SQLite, no on PostgreSQL."""
+    wait_seconds: float = Field(default=2.0, ge=0, le=60)
+    """How long a read waits for the figures to reach Ledger-Min-Position."""
+
+    @model_validator(mode="after")
+    def _beside_the_ledger(self) -> Self:
+        url = make_url(self.database)
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ValueError("database: a URL beginning with sqlite:/// or postgresql://")
+        if not self.keys:
+            if url.get_backend_name() != "sqlite" or not url.database:
+                raise ValueError(
+                    "keys: a ledger on PostgreSQL needs WENMING_KEYS, in another database than its own"
+                )
+            object.__setattr__(self, "keys", f"sqlite:///{Path(url.database).with_suffix('.keys.db')}")
+        if make_url(self.keys) == url:
+            raise ValueError("keys: the key store never lies in the ledger's own database")
+        if self.master_key_file is None:
+            kept = make_url(self.keys)
+            if kept.get_backend_name() != "sqlite" or not kept.database:
+                raise ValueError(
+                    "master_key_file: needs WENMING_MASTER_KEY_FILE beside a key store on PostgreSQL"
+                )
+            object.__setattr__(self, "master_key_file", Path(kept.database).with_suffix(".master"))
+        return self
+
+    @property
+    def master_key(self) -> Path:
+        """The file of the master key."""
+        assert self.master_key_file is not None
+        return self.master_key_file
+
+    @property
+    def on_sqlite(self) -> bool:
+        return make_url(self.database).get_backend_name() == "sqlite"
+
+    @property
+    def follows(self) -> bool:
+        """Whether `serve` follows in its own process."""
+        return self.on_sqlite if self.follow is None else self.follow
+
+    def shown(self) -> dict[str, object]:
+        """Every setting as people may see it, passwords hidden."""
+        values = self.model_dump(mode="json")
+        values |= {
+            name: make_url(str(values[name])).render_as_string(hide_password=True)
+            for name in ("database", "keys")
+        }
+        return values | {"follow": self.follows}
+
+
+def read_settings(**given: object) -> Settings:
+    """The environment, overruled by what was given; INVALID_REQUEST says which setting is wrong."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValueError as error:
+        problem = "; ".join(
+            line.strip() for line in str(error).splitlines()[1:] if line and "further info" not in line
+        )
+        raise InvalidRequestError(problem=f"settings: {problem}") from None
