@@ -50,10 +50,10 @@ def normal_phone(text: str) -> str:
     """A phone number in the one form that makes equal numbers equal; refused with PHONE_INVALID otherwise.
 
     Mobile: 11 digits. Landline: area code with its 0, then the number. Abroad: ``+`` and digits. Country code 86,
-    spaces, hyphens, dashes, brackets and full-width digits are taken away; a landline without area code is refused,
+    spaces, hyphens, brackets and full-width digits are taken away; a landline without area code is refused,
     because two towns may share it.
     """
-    number = re.sub(r"[\s()\-‐–—.·]", "", _plain(text))
+    number = re.sub(r"[\s()\-.·]", "", _plain(text))
     within = re.sub(r"^(?:\+|00)86|^86(?=1[3-9][0-9]{9}$)", "", number)
     if within != number and not within.startswith(("0", "400")) and not _MOBILE.fullmatch(within):
         within = "0" + within

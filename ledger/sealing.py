@@ -390,26 +390,21 @@ class KeyStore:
         query = sa.select(subject_keys.c.subject_id, subject_keys.c.wrapped_key, check)
         known: Known = {}
         for chunk in _chunks(subject_ids):
-            for s, wrapped, key_check in connection.execute(
-                query.where(subject_keys.c.subject_id.in_(chunk))
-            ):
+            rows = connection.execute(query.where(subject_keys.c.subject_id.in_(chunk)))
+            for s, wrapped, key_check in rows:
                 master = self._master_of(key_check)
                 known[s] = None if wrapped is None else AESGCM(self._unwrapped(master, wrapped, s.bytes))
         return known
 
     def _rewrap(self, connection: sa.Connection, old: "_MasterKey", new: "_MasterKey") -> None:
-        living = sa.select(subject_keys.c.subject_id, subject_keys.c.wrapped_key).where(
-            subject_keys.c.wrapped_key.is_not(None)
-        )
-        rows = [
-            {"subject": s, "wrapped": new.wrap(self._unwrapped(old, wrapped, s.bytes), s.bytes)}
-            for s, wrapped in connection.execute(living)
-        ]
+        living = sa.select(subject_keys).where(subject_keys.c.wrapped_key.is_not(None))
+        rows = []
+        for subject_id, wrapped, _ in connection.execute(living):
+            key = self._unwrapped(old, wrapped, subject_id.bytes)
+            rows.append({"s": subject_id, "w": new.wrap(key, subject_id.bytes)})
         if rows:
-            mine = subject_keys.c.subject_id == sa.bindparam("subject", type_=UuidColumn)
-            connection.execute(
-                sa.update(subject_keys).where(mine).values(wrapped_key=sa.bindparam("wrapped")), rows
-            )
+            mine = sa.update(subject_keys).where(subject_keys.c.subject_id == sa.bindparam("s"))
+            connection.execute(mine.values(wrapped_key=sa.bindparam("w")), rows)
 
     def _insert_for_living(
         self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]
@@ -564,7 +559,7 @@ class _KeyCache:
                 self._keys.move_to_end(subject_id)
         return found
 
-    def add(self, known: Known, epoch: int) -> None:
+    def add(self, known: Mapping[UUID, AESGCM | None], epoch: int) -> None:
         with self._lock:
             if epoch == self.epoch:
                 self._keys.update(known)

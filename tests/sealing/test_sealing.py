@@ -1,5 +1,6 @@
 """What the key store promises, on SQLite and on PostgreSQL alike (audit.md, Personal data; F06, F12)."""
 
+import base64
 import multiprocessing
 import secrets
 import sqlite3
@@ -13,9 +14,10 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, make_url, text, update
 
 from ledger import sealing
 from ledger.errors import (
@@ -253,15 +255,25 @@ def test_sealed_text_opens_for_its_subject_only(store: KeyStore) -> None:
     one, other, stranger = uuid4(), uuid4(), uuid4()
     sealed = store.seal(TOPIC, one, PROFILE)
     store.ensure_keys([other])
-    data = sealing.base64.urlsafe_b64decode(sealed[3:] + "=" * (-len(sealed[3:]) % 4))
+    data = base64.urlsafe_b64decode(sealed[3:] + "=" * (-len(sealed[3:]) % 4))
     moved, lost = (
-        "s1." + sealing.base64.urlsafe_b64encode(s.bytes + data[16:]).rstrip(b"=").decode()
-        for s in (other, stranger)
+        "s1." + base64.urlsafe_b64encode(s.bytes + data[16:]).rstrip(b"=").decode() for s in (other, stranger)
     )
     with pytest.raises(SealBrokenError):
         store.unseal(TOPIC, moved)
     with pytest.raises(KeyUnknownError):
         store.unseal(TOPIC, lost)
+
+
+def test_sealed_text_is_what_the_format_says(sqlite_store: KeyStore, tmp_path: Path) -> None:
+    """Facts are for ever, and so is this form: subject | nonce | AES-256-GCM, bound to format, subject and topic."""
+    person = uuid4()
+    sealed = sqlite_store.seal(TOPIC, person, {"name": "王秀英", "address": None})
+    data = base64.urlsafe_b64decode(sealed[3:] + "=" * (-len(sealed[3:]) % 4))
+    key = sqlite_store._unwrapped(sqlite_store._masters[0], wrapped_key(tmp_path, person), person.bytes)
+    plain = AESGCM(key).decrypt(data[16:28], data[28:], b"s1." + person.bytes + TOPIC.encode())
+    assert (sealed[:3], data[:16]) == ("s1.", person.bytes)
+    assert plain == '{"address":null,"name":"王秀英"}'.encode().ljust(64)
 
 
 def test_sealed_text_fits_into_a_fact_and_hides_short_lengths(sqlite_store: KeyStore) -> None:
@@ -416,6 +428,24 @@ def test_a_key_destroyed_while_others_use_it_does_not_come_back(store: KeyStore)
     assert store.unseal(TOPIC, sealed) is None
 
 
+def test_a_key_fetched_before_a_destruction_is_not_kept_after_it() -> None:
+    cache, fetched = sealing._KeyCache(2), {uuid4(): AESGCM(b"k" * 32)}
+    epoch = cache.epoch
+    cache.forget()
+    cache.add(fetched, epoch)
+    assert cache.found(fetched) == {}
+    cache.add(fetched, cache.epoch)
+    assert cache.found(fetched) == fetched
+
+
+def test_keys_in_memory_are_bounded_and_those_in_use_stay() -> None:
+    cache, people = sealing._KeyCache(2), [uuid4() for _ in range(3)]
+    for person in people:
+        cache.add({person: None}, cache.epoch)
+        cache.found(people[:1])
+    assert cache.found(people).keys() == {people[0], people[2]}
+
+
 # --- many at once ----------------------------------------------------------------------------------------------------
 
 
@@ -470,7 +500,7 @@ def test_a_database_held_by_another_writer_is_busy(database_url: str) -> None:
     holder = KeyStore.open(database_url, MASTER)
     person = uuid4()
     with holder._database.writing() as connection:
-        connection.execute(sealing.sa.update(sealing.store).values(destructions=0))
+        connection.execute(update(sealing.store).values(destructions=0))
         with pytest.raises(LedgerBusyError):
             store.seal(TOPIC, person, PROFILE)
         with pytest.raises(LedgerBusyError):
@@ -761,7 +791,7 @@ def test_what_is_no_identity_number_is_refused_without_repeating_it(text: str) -
         ("8613800138000", "13800138000"),
         ("008613800138000", "13800138000"),
         ("（0938）5621234", "09385621234"),
-        ("0938–562 1234", "09385621234"),
+        ("0938-562 1234", "09385621234"),
         ("+86 938 5621234", "09385621234"),
         ("+86 10 65551234", "01065551234"),
         ("400-810-8888", "4008108888"),
