@@ -5,9 +5,10 @@ database holds becomes a `Defect`, never a crash. Nothing here repairs or writes
 `projections.replay` compares those.
 
 What it cannot find: until checkpoints are signed, whoever owns the database can rewrite history as a whole (states,
-leaf hashes and the head's frontier, recomputed to fit) or cut off its end with the head, and drop or add records of
-commands that recorded nothing, or change a digest of command_outcomes for another; such a log is sound in itself.
-An earlier root hash, kept elsewhere and compared with `Report.root`, shows the former; facts are never proven true.
+leaf hashes and the head's frontier, recomputed to fit), or cut off its end together with the head. Such a log is sound
+in itself; an earlier root hash, kept elsewhere and compared with `Report.root`, shows it. Nor is anything hashed of
+command_outcomes: a digest changed for another, or a record of a command that had nothing to do, cannot be told.
+A ledger_id can be changed unnoticed only where no command ever came with a key. That a fact is true is never proven.
 """
 
 import re
@@ -200,7 +201,7 @@ def verify(log: LedgerLog, progress: Callable[[int, int], None] | None = None) -
             outcomes = _Outcomes(log.identity.ledger_id, source, findings)
             facts = _Facts(instant_text(log.identity.created_at), source.text, outcomes, findings)
             _read_facts(source, facts, head.size if head else 0, progress)
-            outcomes.finish(facts.last)
+            outcomes.finish()
             if head is not None and "facts" in readable:
                 _compare_head(head, facts, findings)
     return Report(
@@ -283,7 +284,15 @@ def _is_trouble_of_ours(error: Exception) -> bool:
     return lost or log_sqlite.is_busy(error) or log_postgres.is_busy(error)
 
 
-_STORED_TROUBLE = (SQLAlchemyError, sqlite3.Error, UnicodeError)
+@contextmanager
+def _tolerant(findings: _Findings, table: str) -> Iterator[None]:
+    """What is stored may stop a reader; that is a defect of its own, and the audit goes on with what comes next."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
+        if _is_trouble_of_ours(error):
+            raise
+        findings.found(None, "UNREADABLE", table=table)
 
 
 class _Source:
@@ -324,12 +333,8 @@ class _Source:
     def _batches(self, table: str, query: str) -> Generator[list[Any], None, None]:
         if table not in self.readable:
             return
-        try:
+        with _tolerant(self._findings, table):
             yield from self._connection.exec_driver_sql(query).partitions(READ_ROWS)  # type: ignore[misc]
-        except _STORED_TROUBLE as error:
-            if _is_trouble_of_ours(error):
-                raise
-            self._findings.found(None, "UNREADABLE", table=table)
 
 
 # --- the facts -----------------------------------------------------------------------------------
@@ -573,49 +578,49 @@ class _Outcomes:
         self._has_table = "command_outcomes" in source.readable
         self._text = source.text
         self._findings = findings
-        self._run: tuple[int, str | None, str | None] = (1, None, None)
+        self._first, self._last = 1, 0
+        self._command_id: str | None = None
+        self._caller_id: str | None = None
         self._claimed = 0
         self._sound = (outcome for row in source.outcomes() if (outcome := self._read(row)) is not None)
         self._next = next(self._sound, None)
 
     def fact(self, position: int, command_id: str | None, caller_id: str | None) -> None:
         """The next fact; it ends the run of the command before it if it is another's."""
-        first, running, caller = self._run
-        if command_id != running or caller_id != caller:
-            self._end_run(first, position - 1)
-            self._run = (position, command_id, caller_id)
+        if command_id != self._command_id or caller_id != self._caller_id:
+            self._end_run()
+            self._first, self._command_id, self._caller_id = position, command_id, caller_id
+        self._last = position
 
-    def finish(self, last: int) -> None:
+    def finish(self) -> None:
         """There are no more facts: what is left may only be records of commands that had nothing to do."""
-        self._end_run(self._run[0], last)
+        self._end_run()
         while (outcome := self._next) is not None:
             self._next = next(self._sound, None)
-            if (outcome.first, outcome.last) != (last + 1, last):
+            if (outcome.first, outcome.last) != (self._last + 1, self._last):
                 self._wrong(outcome, "OUTCOME_RANGE_WRONG")
 
-    def _end_run(self, first: int, last: int) -> None:
-        """Compare the records that begin at or before ``last`` with the run of facts ``first`` … ``last``."""
+    def _end_run(self) -> None:
+        """Compare the run of one command's facts with the records that begin no later than it ends."""
         recorded = False
-        while (outcome := self._next) is not None and outcome.first <= last:
+        while (outcome := self._next) is not None and outcome.first <= self._last:
             self._next = next(self._sound, None)
             recorded |= outcome.first <= outcome.last
-            self._compare(outcome, first, last)
-        command_id = self._run[1]
-        from_key = command_id is not None and command_id[14] == "5"
-        if from_key and not recorded and self._has_table and first <= last:
-            self._findings.found(first, "OUTCOME_MISSING", first=first)
+            self._compare(outcome)
+        from_key = self._command_id is not None and self._command_id[14] == "5"
+        if from_key and not recorded and self._has_table:
+            self._findings.found(self._first, "OUTCOME_MISSING", first=self._first)
 
-    def _compare(self, outcome: _Outcome, first: int, last: int) -> None:
-        _, command_id, caller_id = self._run
+    def _compare(self, outcome: _Outcome) -> None:
         if outcome.first <= min(outcome.last, self._claimed):
             self._findings.found(outcome.first, "OUTCOMES_OVERLAP")
         self._claimed = max(self._claimed, outcome.last)
-        if outcome.first != first or outcome.last not in (last, first - 1):
+        if outcome.first != self._first or outcome.last not in (self._last, self._first - 1):
             self._wrong(outcome, "OUTCOME_RANGE_WRONG")
-        elif outcome.last == last and command_id is not None:
-            if outcome.command_id != command_id:
+        elif outcome.last == self._last and self._command_id is not None:
+            if outcome.command_id != self._command_id:
                 self._wrong(outcome, "OUTCOME_COMMAND_WRONG")
-            if outcome.person_id != caller_id:
+            if outcome.person_id != self._caller_id:
                 self._wrong(outcome, "OUTCOME_PERSON_WRONG")
 
     def _wrong(self, outcome: _Outcome, code: str) -> None:
@@ -726,24 +731,23 @@ def _check_identity(source: _Source, log: LedgerLog, findings: _Findings) -> Non
 
 def _check_structure(connection: Connection, findings: _Findings) -> frozenset[str]:
     """Check the file, the tables and the guards; the names of the tables that have their columns and can be read."""
+    present: set[str] = set()
     readable: set[str] = set()
-    try:
-        inspector = inspect(connection)
-        present = set(inspector.get_table_names())
-        for table in metadata.sorted_tables:
-            if table.name not in present:
-                findings.found(None, "TABLE_MISSING", table=table.name)
-            elif _check_table(inspector, table, connection.dialect, findings):
+    with _tolerant(findings, "the schema"):
+        present.update(inspect(connection).get_table_names())
+    for table in metadata.sorted_tables:
+        if table.name not in present:
+            findings.found(None, "TABLE_MISSING", table=table.name)
+            continue
+        with _tolerant(findings, table.name):
+            if _check_table(inspect(connection), table, connection.dialect, findings):
                 readable.add(table.name)
+    with _tolerant(findings, "the schema"):
         if connection.dialect.name == "sqlite":
             _check_sqlite_guards(connection, findings)
             _check_sqlite_file(connection, findings)
         else:
             _check_postgres_guards(connection, findings)
-    except _STORED_TROUBLE as error:
-        if _is_trouble_of_ours(error):
-            raise
-        findings.found(None, "UNREADABLE", table="schema")
     return frozenset(readable)
 
 
@@ -751,7 +755,7 @@ def _check_table(inspector: Inspector, table: Table, dialect: Dialect, findings:
     """Whether the table has its columns; that they and the unique keys are as created is checked besides."""
     findings.checked("tables")
     stored = {
-        column["name"]: (column["type"].compile(dialect=dialect), column["nullable"])
+        column["name"]: (str(column["type"]), column["nullable"])
         for column in inspector.get_columns(table.name)
     }
     created = {
