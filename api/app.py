@@ -1,17 +1,23 @@
 """The HTTP edge: `create_app` takes the parts and gives them routes."""
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 
 from api import commands, history, problems, queries
 from api.parts import Parts
+from ledger.errors import LedgerError
+from ledger.log import LedgerLog
 from projections import follower
 
 BODY_BYTES_MAX = 1_000_000
+FOLLOW_AGAIN_SECONDS = 0.5
+log = logging.getLogger("wenming.api")
 
 
 def create_app(parts: Parts) -> FastAPI:
@@ -20,7 +26,7 @@ def create_app(parts: Parts) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
-        thread = threading.Thread(target=follower.follow, args=(parts.log, stop), name="follower")
+        thread = threading.Thread(target=_follow, args=(parts.log, stop), name="follower")
         if parts.settings.follows:
             thread.start()
         try:
@@ -36,6 +42,8 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the stock page loads its scripts from elsewhere
         redoc_url=None,
+        max_body_size=BODY_BYTES_MAX,  # counted while it arrives, whatever length was announced
+        telemetry={"logs": False},  # its records of invalid requests repeat what was sent
         responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {}}}},
     )
     app.state.parts = parts
@@ -46,8 +54,23 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(queries.router)
     v1.include_router(history.router)
     app.include_router(v1)
-    app.get("/healthz", tags=["health"])(lambda: _health(parts))
+
+    @app.get("/healthz", tags=["health"])
+    def health() -> dict[str, object]:
+        """Whether the ledger answers, and how far the figures are behind it."""
+        return _health(parts)
+
     return app
+
+
+def _follow(ledger_log: LedgerLog, stop: threading.Event) -> None:
+    """Follow until told to stop. A database held by others for long is no reason to give up for good."""
+    while not stop.is_set():
+        try:
+            follower.follow(ledger_log, stop)
+        except (LedgerError, SQLAlchemyError) as trouble:
+            log.error("the figures could not follow: %s", getattr(trouble, "code", type(trouble).__name__))
+            stop.wait(FOLLOW_AGAIN_SECONDS)
 
 
 def _health(parts: Parts) -> dict[str, object]:

@@ -5,11 +5,12 @@ Which path takes which command stands in `ROUTES`; a command's own fields become
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
+from sqlalchemy import select
 
 from api.deps import caller, fact_json, parts_of
 from api.parts import Parts
@@ -17,9 +18,11 @@ from api.problems import KeyRequiredError
 from ledger import commands as c
 from ledger.application import Answer
 from ledger.codec import canonical_json
-from ledger.errors import InvalidRequestError, Refusal
+from ledger.errors import InvalidRequestError, LedgerBusyError, Refusal
+from ledger.personal_numbers import normal_id_number, normal_phone
 from ledger.rules import Caller
 from ledger.rules.orders import Order
+from ledger.schema import outcomes
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -117,6 +120,10 @@ FOUND_BY_THE_EDGE = {"code_checked", "same_phone_ids"}
 """Fields of `RateOrder` that nobody may claim: the edge, which holds the keys, finds them out (F06)."""
 
 
+PLACEHOLDER = "s1.AAAA"
+"""Stands for sealed text in a command that will not be recorded."""
+
+
 class Recorded(BaseModel):
     """What a command led to. ``last_position`` below ``first_position``: there was nothing to do."""
 
@@ -148,6 +155,20 @@ def _in_path(route: Route) -> list[str]:
     return [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
 
 
+class _Body(BaseModel):
+    """A request body: only the fields it names, and times that the calendar has in UTC too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _within_the_calendar(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except OverflowError:
+            raise ValueError("a time lies outside the years 1 to 9999") from None
+
+
 def body_model(route: Route) -> type[BaseModel]:
     """The command's fields, minus those in the path, with personal fields as people write them."""
     fields: dict[str, Any] = {}
@@ -161,7 +182,8 @@ def body_model(route: Route) -> type[BaseModel]:
             fields[name] = (_annotated(info), ... if info.is_required() else info.default)
     if route.command is c.RateOrder:
         fields["code"] = (Annotated[str, Field(max_length=40)] | None, None)
-    return create_model(f"{route.command.__name__}Body", __config__=ConfigDict(extra="forbid"), **fields)
+    model: type[BaseModel] = create_model(f"{route.command.__name__}Body", __base__=_Body, **fields)
+    return model
 
 
 def _annotated(info: Any) -> Any:
@@ -187,7 +209,8 @@ def _endpoint(route: Route) -> Callable[..., Recorded]:
         write = Write(parts, route, who, ids, body)
         pinned = _pinned(if_match, next(iter(ids.values()), None))
         answer = write.handle(key, pinned, dry_run)
-        response.headers["Ledger-Position"] = str(answer.last_position)
+        if not dry_run:  # what was not recorded has no position to wait for
+            response.headers["Ledger-Position"] = str(answer.last_position)
         return Recorded(
             command_id=answer.command_id,
             first_position=answer.first_position,
@@ -214,22 +237,49 @@ class Write:
     body: BaseModel
 
     def handle(self, key: str | None, pinned: Mapping[UUID, int], dry_run: bool) -> Answer:
-        """Seal, claim and decide; what was claimed for a command that is refused is given back."""
-        written = canonical_json(
-            {"path": self.route.path, "ids": self.ids, "body": self.body.model_dump(mode="json")}
-        )
-        command = self._command(dry_run)
-        claimed = None if dry_run else self._claim()
+        """Seal, claim and decide; what was claimed for a command that is refused is given back.
+
+        Nothing is kept about anybody before the rules have said yes: else a stranger could claim a number for
+        somebody, or find out by trying whose numbers are known.
+        """
+        written = self._written()
+        self._check_numbers()
+        if dry_run or self._answered(key):
+            return self._decide(self._command(sealed=False), key, pinned, written, dry_run)
+        if self._profile is not None:
+            self._decide(self._command(sealed=False), None, pinned, written, dry_run=True)
+        claimed = self._claim()
         try:
-            return self.parts.ledger.handle(
-                command, self.who, key=key, expected=pinned, body=written, dry_run=dry_run
-            )
-        except Refusal:
+            return self._decide(self._command(sealed=True), key, pinned, written, dry_run=False)
+        except (Refusal, LedgerBusyError):
             if claimed is not None and self.parts.ledger.state(claimed[0]) is None:
                 self.parts.keys.release_id_number(*claimed)
             raise
 
-    def _command(self, dry_run: bool) -> c.Command:
+    def _decide(
+        self, command: c.Command, key: str | None, pinned: Mapping[UUID, int], written: bytes, dry_run: bool
+    ) -> Answer:
+        return self.parts.ledger.handle(
+            command, self.who, key=key, expected=pinned, body=written, dry_run=dry_run
+        )
+
+    def _written(self) -> bytes:
+        """What the idempotency key stands for: the request as it was sent."""
+        try:
+            return canonical_json(
+                {"path": self.route.path, "ids": self.ids, "body": self.body.model_dump(mode="json")}
+            )
+        except (TypeError, ValueError):
+            problem = "whole numbers lie within ±(2^53 − 1), and text is Unicode without lone surrogates"
+            raise InvalidRequestError(problem=problem) from None
+
+    def _answered(self, key: str | None) -> bool:
+        """Whether the key led to something before: then nothing is decided, and nothing needs sealing or claiming."""
+        mine = (outcomes.c.person_id == self.who.person_id) & (outcomes.c.command_key == key)
+        with self.parts.log.engine.connect() as connection:
+            return connection.execute(select(outcomes.c.command_id).where(mine)).first() is not None
+
+    def _command(self, *, sealed: bool) -> c.Command:
         values: dict[str, Any] = {
             name: getattr(self.body, name) for name in type(self.body).model_fields
         } | self.ids
@@ -237,24 +287,35 @@ class Write:
             if values[name] is not None:
                 person = values[self.route.subject] if whose == "subject" else self.who.person_id
                 values[name] = (
-                    "s1.AAAA" if dry_run else self.parts.keys.seal(topic, person, _fields(values[name]))
+                    self.parts.keys.seal(topic, person, _fields(values[name])) if sealed else PLACEHOLDER
                 )
         if self.route.command is c.RateOrder:
             values |= self._independence(values.pop("code"))
         return self.route.command(**values)
 
+    @property
+    def _profile(self) -> Profile | None:
+        profile: Profile | None = getattr(self.body, "profile", None)
+        return profile
+
+    def _check_numbers(self) -> None:
+        """ID_NUMBER_INVALID and PHONE_INVALID, whether or not anything is to be recorded."""
+        if self._profile is not None and self._profile.id_number:
+            normal_id_number(self._profile.id_number)
+        if self._profile is not None and self._profile.phone:
+            normal_phone(self._profile.phone)
+
     def _claim(self) -> tuple[UUID, str] | None:
         """One identity number, one person (F12); phones tell who shares one (F06)."""
-        profile = getattr(self.body, "profile", None)
+        profile = self._profile
         if profile is None:
             return None
         person = self.ids.get("volunteer_id") or getattr(self.body, "volunteer_id")  # noqa: B009
+        if profile.id_number:
+            self.parts.keys.claim_id_number(person, profile.id_number)
         if profile.phone:
             self.parts.keys.set_phone(person, profile.phone)
-        if not profile.id_number:
-            return None
-        self.parts.keys.claim_id_number(person, profile.id_number)
-        return person, profile.id_number
+        return (person, profile.id_number) if profile.id_number else None
 
     def _independence(self, code: str | None) -> dict[str, Any]:
         order = self.parts.ledger.state(self.ids["order_id"])

@@ -56,6 +56,17 @@ class When:
         return self.position is not None or self.effective_on is not None
 
 
+def caught_up(
+    parts: Annotated[Parts, Depends(parts_of)],
+    ledger_min_position: Annotated[
+        int | None, Header(ge=0, le=2**53, description="Answer only once the figures have got there.")
+    ] = None,
+) -> None:
+    """Read your own writes: wait a little for the figures to get there, or PROJECTION_BEHIND."""
+    if ledger_min_position is not None:
+        _wait_for(parts, ledger_min_position)
+
+
 def when(
     parts: Annotated[Parts, Depends(parts_of)],
     as_of: Annotated[
@@ -65,11 +76,11 @@ def when(
     effective_on: Annotated[
         date | None, Query(description="A local day: only what had happened by its end.")
     ] = None,
-    ledger_min_position: Annotated[int | None, Header(ge=0, le=2**53)] = None,
+    _caught_up: Annotated[None, Depends(caught_up)] = None,
 ) -> When:
     """The parsed moment; a position or a time beyond the head is refused with AS_OF_BEYOND_HEAD."""
-    if ledger_min_position is not None:
-        _wait_for(parts, ledger_min_position)
+    if effective_on is not None and not 1949 <= effective_on.year <= 2199:
+        raise InvalidRequestError(problem="effective_on lies between 1949 and 2199")
     if as_of is None:
         return When(None, effective_on)
     if as_of.isdecimal() and len(as_of) <= 15:
@@ -95,7 +106,6 @@ def _past(text: str, parts: Parts) -> datetime:
 
 
 def _wait_for(parts: Parts, position: int) -> None:
-    """Read your own writes: wait a little for the figures to get there."""
     deadline = time.monotonic() + parts.settings.wait_seconds
     while (reached := follower.reached(parts.log)) < position:
         if time.monotonic() >= deadline:

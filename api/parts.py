@@ -45,6 +45,7 @@ def create(
     """
     new, now = ledger_id or uuid4(), created_at or datetime.now(UTC)
     _require_no_ledger(settings)
+    settings.master_key.parent.mkdir(parents=True, exist_ok=True)
     master = (
         load_master_key(settings.master_key)
         if settings.master_key.exists()
@@ -67,7 +68,9 @@ def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
     """An existing ledger; refused with LEDGER_MISSING and the like if there is none of ours."""
     log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
     try:
-        keys = KeyStore.open(settings.keys, load_master_key(settings.master_key))
+        keys = KeyStore.open(
+            settings.keys, load_master_key(settings.master_key), busy_seconds=settings.busy_seconds
+        )
     except BaseException:
         log.close()
         raise

@@ -1,6 +1,8 @@
 """Refusals and troubles as problem+json (RFC 9457): one table from stable codes to HTTP; nothing private in a body."""
 
 import logging
+import re
+from datetime import date
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -25,8 +27,8 @@ class KeyRequiredError(Refusal):
 
 class MalformedJsonError(Refusal):
     code = "MALFORMED_JSON"
-    zh = "请求正文不是有效的 JSON（第 {offset} 个字符附近）。"
-    en = "The body is not valid JSON (near character {offset})."
+    zh = "请求正文不是有效的 JSON（{where}）。"
+    en = "The body is not valid JSON ({where})."
 
 
 class TooLargeError(Refusal):
@@ -92,6 +94,7 @@ RETRY_SECONDS = {
     "LEDGER_BUSY": "1",
     "LEDGER_UNAVAILABLE": "5",
     "PROJECTION_BEHIND": "1",
+    "FIGURES_APART": "1",
     "KEY_IN_FLIGHT": "1",
 }
 
@@ -125,6 +128,8 @@ def _plain(value: object) -> object:
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
+    if isinstance(value, date):  # an instant is one too
+        return value.isoformat()
     return value if isinstance(value, (int, str, type(None))) else str(value)
 
 
@@ -150,7 +155,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
-        return answer(_of_http(error, request), request)
+        response = answer(_of_http(error, request), request)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(SQLAlchemyError)
     def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
@@ -167,13 +174,18 @@ def _invalid(error: RequestValidationError) -> Refusal:
     found = []
     for one in error.errors():
         if one["type"] == "json_invalid":
-            return MalformedJsonError(offset=one["loc"][-1])
-        where = "/".join(str(part) for part in one["loc"][1:])
+            return MalformedJsonError(where=f"character {one['loc'][-1]}")
+        where = "/".join(_known(part) for part in one["loc"][1:])
         found.append(
             {"in": str(one["loc"][0]), "pointer": f"/{where}", "type": one["type"], "detail": one["msg"]}
         )
     problem = "; ".join(f"{one['in']} {one['pointer']}: {one['detail']}" for one in found[:5])
     return InvalidRequestError(problem=problem, errors=found)
+
+
+def _known(part: int | str) -> str:
+    """A step on the way to a field; what cannot be a field of ours might be anything, and is not repeated."""
+    return str(part) if re.fullmatch(r"[a-z0-9_-]{1,40}", str(part)) else "?"
 
 
 class _MethodNotAllowedError(Refusal):
@@ -184,7 +196,11 @@ class _MethodNotAllowedError(Refusal):
 
 def _of_http(error: HTTPException, request: Request) -> ExpectedError:
     if error.status_code == 404:
-        return NotFoundError(what=f"path {request.url.path}")
+        return NotFoundError(what="such path")
     if error.status_code == 405:
         return _MethodNotAllowedError(method=request.method)
+    if error.status_code == 413:
+        return TooLargeError(bytes_max=request.app.max_body_size)
+    if error.status_code == 400:
+        return MalformedJsonError(where="not UTF-8, nested too deeply, or a number too long")
     return InvalidRequestError(problem=str(error.detail))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import func, select
 
-from api.deps import When, asking, caller, parts_of, units_of, when
+from api.deps import When, asking, caller, caught_up, parts_of, units_of, when
 from api.identity import OVERSEERS, STAFF, require_overseer, require_reader
 from api.parts import Parts
 from ledger import events
@@ -23,6 +23,7 @@ from ledger.errors import (
     UnknownTeamError,
     UnknownUnitError,
     UnknownVolunteerError,
+    WrongRoleError,
 )
 from ledger.rulebook import local_day
 from ledger.rules import Caller
@@ -51,6 +52,7 @@ router = APIRouter(tags=["figures"])
 
 Who = Annotated[Caller, Depends(caller)]
 At = Annotated[When, Depends(when)]
+Fresh = Annotated[None, Depends(caught_up)]
 Ledger = Annotated[Parts, Depends(parts_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Json = dict[str, Any]
@@ -157,7 +159,7 @@ def _require_may_read(parts: Parts, who: Caller, volunteer_id: UUID) -> None:
 
 
 @router.get("/volunteers/{volunteer_id}")
-def volunteer(volunteer_id: UUID, who: Who, parts: Ledger, response: Response) -> Json:
+def volunteer(volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, response: Response) -> Json:
     """One person: number, unit, categories and status; the name only for themself, their staff, and admins.
 
     ``profile`` is null for everybody else, and after erasure.
@@ -238,11 +240,11 @@ def explain_hours(volunteer_id: UUID, who: Who, at: At, parts: Ledger, response:
     """Where each minute comes from: every session with its entries by position; they add up to the figure."""
     _require_may_read(parts, who, volunteer_id)
     if at.effective_on is not None:
-        shares = replay.explain(parts.log, volunteer_hours, {"volunteer_id": str(volunteer_id)}, at.position)
-        limit = replay.end_of(at.effective_on)
-        known = {row.position: row for row in parts.log.stream(volunteer_id)}
-        shares = [s for s in shares if _happened(known[s["position"]].state) <= (limit or "")]
-        return {"volunteer_id": volunteer_id, "minutes": sum(s["minutes"] for s in shares), "shares": shares}
+        reached = replay.resolve(parts.log, at.position)
+        response.headers["Ledger-Position"] = str(reached)
+        shares = _shares_by(parts, volunteer_id, reached, at.effective_on)
+        minutes = sum(share["minutes"] for share in shares)
+        return {"volunteer_id": volunteer_id, "position": reached, "minutes": minutes, "shares": shares}
     whole = statement(parts.log, volunteer_id, at.position)
     response.headers["Ledger-Position"] = str(whole.position)
     return {
@@ -252,6 +254,15 @@ def explain_hours(volunteer_id: UUID, who: Who, at: At, parts: Ledger, response:
         "minutes": whole.minutes,
         "sessions": [_line(line) for line in whole.lines],
     }
+
+
+def _shares_by(parts: Parts, volunteer_id: UUID, position: int, day: date) -> list[Json]:
+    """The entries known at ``position`` of what had happened by the end of ``day``."""
+    limit = replay.end_of(day)
+    assert limit is not None
+    known = {row.position: row for row in parts.log.stream(volunteer_id)}
+    shares = replay.explain(parts.log, volunteer_hours, {"volunteer_id": str(volunteer_id)}, position)
+    return [share for share in shares if _happened(known[share["position"]].state) <= limit]
 
 
 def _happened(state: bytes) -> str:
@@ -314,7 +325,7 @@ def list_orders(
         inside = _below(moment, unit_id) if unit_id else None
         mine = units_of(parts, who) if who.role in STAFF else None
         person = None if who.role in OVERSEERS | STAFF else str(who.person_id)
-        found = board(moment, datetime.now(UTC), person=person)
+        found = board(moment, parts.ledger.clock(), person=person)
     found = [
         o
         for o in found
@@ -357,7 +368,8 @@ def order(order_id: UUID, who: Who, at: At, parts: Ledger, response: Response) -
 def rating_code(order_id: UUID, who: Who, parts: Ledger) -> Json:
     """The code with which a resident rates a completed service (F06).
 
-    For the resident, and for staff of the unit to hand on; never for the recorder or anybody who served.
+    For the resident, and for staff of the unit to hand on; never for the recorder or anybody who served, nor for those
+    who only read: the code is a power to write.
     """
     state = parts.ledger.state(order_id)
     if state is None or state.stream != "order":
@@ -365,6 +377,8 @@ def rating_code(order_id: UUID, who: Who, parts: Ledger) -> Json:
     if who.person_id == state.recorder_id or who.person_id in state.sessions:
         raise RaterNotIndependentError(order_id=order_id)
     if who.person_id != state.requester_id:
+        if who.role in OVERSEERS - {"admin"}:
+            raise WrongRoleError(role=who.role, needed=sorted(STAFF | {"admin"}))
         _require_place(parts, who, state.unit_id)
     if state.status not in ("completed", "rated"):
         raise NotAllowedNowError(status=state.status, action="rating_code", allowed=ALLOWED[state.status])
@@ -386,7 +400,7 @@ def ranking_of_stars(
     source_class: Annotated[
         list[Literal["machine", "confirmed", "backfilled", "imported"]] | None, Query()
     ] = None,
-    rating_min: Annotated[Decimal | None, Query(ge=0, le=100)] = None,
+    rating_min: Annotated[Decimal | None, Query(ge=0, le=100, max_digits=7, decimal_places=4)] = None,
     ratings_min: Annotated[int, Query(ge=0, le=10**6)] = 0,
     minutes_min: Annotated[int, Query(ge=1, le=10**9)] = 1,
     star: Annotated[int | None, Query(ge=0, le=10)] = None,
