@@ -1,14 +1,14 @@
 """Reads of figures, now or as of any moment. Every answer carries ``Ledger-Position``: the position it is made from."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import func, select
+from sqlalchemy import Table, func, select
 
 from api.deps import When, asking, caller, caught_up, parts_of, units_of, when
 from api.identity import OVERSEERS, STAFF, require_overseer, require_reader
@@ -40,8 +40,9 @@ from projections.hours import (
     volunteer_kinds,
 )
 from projections.moment import Moment, one
-from projections.orders import board, funnel, order_answers, order_board, stage
+from projections.orders import Which, answers_to, board, funnel, order_answers, order_board
 from projections.people import volunteer_categories, volunteers
+from projections.projection import Projection
 from projections.rankings import ALL_CLASSES, Terms, star_ranking
 from projections.ratings import unit_ratings, volunteer_ratings
 from projections.rosters import members, roster, team_sponsors, teams
@@ -56,6 +57,7 @@ Fresh = Annotated[None, Depends(caught_up)]
 Ledger = Annotated[Parts, Depends(parts_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Json = dict[str, Any]
+Stage = Literal["placed", "dispatched", "accepted", "completed", "rated", "rejected", "withdrawn"]
 
 
 # --- units and teams -------------------------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def list_units(_who: Who, at: At, parts: Ledger, response: Response) -> Json:
     """The tree of units with who holds which post (S012–S019)."""
     with asking(parts, at, response, units, unit_roles) as moment:
         table = units.table()
-        found = moment.rows(select(*_visible(units)).order_by(table.c.division_code, table.c.unit_id))
+        found = moment.rows(select(*_visible(units, table)).order_by(table.c.division_code, table.c.unit_id))
         posts = holders(moment)
     for unit in found:
         unit["posts"] = posts.get(unit["unit_id"], [])
@@ -118,7 +120,7 @@ def list_teams(_who: Who, at: At, parts: Ledger, response: Response) -> Json:
     """Every team with its kind, place, sponsors and number of members (S029–S036)."""
     with asking(parts, at, response, teams, roster, team_sponsors) as moment:
         table, lists, sponsors = teams.table(), roster.table(), team_sponsors.table()
-        found = moment.rows(select(*_visible(teams)).order_by(table.c.team_id))
+        found = moment.rows(select(*_visible(teams, table)).order_by(table.c.team_id))
         counts = Counter(
             row["team_id"]
             for row in moment.rows(select(lists.c.team_id).where(lists.c.joined > lists.c.left_count))
@@ -136,7 +138,7 @@ def team_roster(team_id: UUID, who: Who, at: At, parts: Ledger, response: Respon
     """Who belonged to the team at that moment (S036, T04): ids and numbers, no names."""
     with asking(parts, at, response, teams, roster, volunteers) as moment:
         table = teams.table()
-        team = one(moment.rows(select(*_visible(teams)).where(table.c.team_id == str(team_id))))
+        team = one(moment.rows(select(*_visible(teams, table)).where(table.c.team_id == str(team_id))))
         if team is None:
             raise UnknownTeamError(id=team_id)
         found = members(moment, str(team_id))
@@ -167,7 +169,9 @@ def volunteer(volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, respon
     _require_may_read(parts, who, volunteer_id)
     with asking(parts, When(None, None), response, volunteers, volunteer_categories) as moment:
         table, declared = volunteers.table(), volunteer_categories.table()
-        row = one(moment.rows(select(*_visible(volunteers)).where(table.c.volunteer_id == str(volunteer_id))))
+        row = one(
+            moment.rows(select(*_visible(volunteers, table)).where(table.c.volunteer_id == str(volunteer_id)))
+        )
         categories = moment.rows(
             select(declared.c.category)
             .where(declared.c.volunteer_id == str(volunteer_id))
@@ -312,7 +316,7 @@ def list_orders(
     at: At,
     parts: Ledger,
     response: Response,
-    stage_is: Annotated[str | None, Query(alias="stage", pattern="^[a-z]+$")] = None,
+    stage: Annotated[Stage | None, Query()] = None,
     unit_id: UUID | None = None,
     after: Annotated[UUID | None, Query(description="The last order of the page before.")] = None,
     limit: Limit = 100,
@@ -321,47 +325,36 @@ def list_orders(
 
     Staff see the orders of their units, overseers all, anybody else their own and those they were asked to serve.
     """
+    mine = units_of(parts, who) if who.role in STAFF else None
+    person = None if who.role in OVERSEERS | STAFF else str(who.person_id)
     with asking(parts, at, response, order_board, order_answers, units) as moment:
         inside = _below(moment, unit_id) if unit_id else None
-        mine = units_of(parts, who) if who.role in STAFF else None
-        person = None if who.role in OVERSEERS | STAFF else str(who.person_id)
-        found = board(moment, parts.ledger.clock(), person=person)
-    found = [
-        o
-        for o in found
-        if (inside is None or o["unit_id"] in inside) and (mine is None or o["unit_id"] in mine)
-    ]
-    counts = funnel(found)
-    if stage_is:
-        found = [order for order in found if order["stage"] == stage_is]
-    start = next((i + 1 for i, order in enumerate(found) if order["order_id"] == str(after)), 0)
-    page = found[start : start + limit]
-    more = page[-1]["order_id"] if start + limit < len(found) else None
-    return {"orders": page, "next_after": more, "funnel": counts}
+        places = mine if inside is None else inside if mine is None else inside & mine
+        which = Which(places, person, stage)
+        found = board(
+            moment, which, parts.ledger.clock(), after=str(after) if after else None, limit=limit + 1
+        )
+        counts = funnel(moment, replace(which, stage=None))
+    more = found[limit - 1]["order_id"] if len(found) > limit else None
+    return {"orders": found[:limit], "next_after": more, "funnel": counts}
 
 
 @router.get("/orders/{order_id}")
 def order(order_id: UUID, who: Who, at: At, parts: Ledger, response: Response) -> Json:
     """One order: every step's moment, everybody's answer, and what may be done with it now."""
     with asking(parts, at, response, order_board, order_answers, stream_id=order_id) as moment:
-        boards, answers = order_board.table(), order_answers.table()
-        row = one(moment.rows(select(*_visible(order_board)).where(boards.c.order_id == str(order_id))))
-        asked = moment.rows(select(*_visible(order_answers)).where(answers.c.order_id == str(order_id)))
+        row = one(board(moment, Which(order_id=str(order_id)), parts.ledger.clock()))
+        asked = answers_to(moment, str(order_id))
     if row is None:
         raise UnknownOrderError(id=order_id)
     involved = {row["requester_id"], *(one_asked["volunteer_id"] for one_asked in asked)}
     if str(who.person_id) not in involved:
         _require_place(parts, who, UUID(row["unit_id"]))
-    at_stage = stage(row, asked)
     state = parts.ledger.state(order_id)
     if state is not None and not at:
         response.headers["ETag"] = f'"{state.version}"'
-    return {
-        **row,
-        "stage": at_stage,
-        "allowed_actions": ALLOWED.get(at_stage, ()) if not at else (),  # type: ignore[call-overload]
-        "answers": sorted(asked, key=lambda a: a["volunteer_id"]),
-    }
+    allowed = ALLOWED[row["stage"]] if not at else ()
+    return {**row, "allowed_actions": allowed, "answers": asked}
 
 
 @router.get("/orders/{order_id}/rating-code")
@@ -451,9 +444,8 @@ def projections(_who: Who, parts: Ledger) -> Json:
     }
 
 
-def _visible(figure: Any) -> list[Any]:
+def _visible(figure: Projection, table: Table) -> list[Any]:
     """The table's columns without the hidden ones."""
-    table = figure.table()
     return [table.c[name] for name in (*figure.keys, *(m.name for m in figure.measures))]
 
 

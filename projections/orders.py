@@ -1,15 +1,15 @@
 """点单 to 评单: each order with the moments it passed, and who was asked (S053–S057, T09–T12)."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, case, exists, func, literal, select
 
 from ledger import events
 from projections.facts import facts_of
-from projections.moment import Moment
+from projections.moment import Moment, one
 from projections.projection import Projection, latest
 
 steps = facts_of(
@@ -85,59 +85,91 @@ order_answers = Projection(
 """What each volunteer who was asked last answered."""
 
 
-def stage(order: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]) -> str:
-    """How far an order has come: one word, as the board shows it.
+STAGES = ("placed", "dispatched", "accepted", "completed", "rated", "rejected", "withdrawn")
+"""How far an order can have come."""
 
-    ``asked`` are this order's rows of `order_answers`: an acceptance taken back, or of a team that no longer
-    has the order, does not count.
+boards, given = order_board.table(), order_answers.table()
+
+
+def _stage() -> ColumnElement[str]:
+    """How far an order has come, as SQL over `order_board` and `order_answers`.
+
+    An acceptance that was taken back, or given for a team that no longer has the order, does not count.
     """
-    if order["rejected_at"]:
-        return "rejected"
-    if order["withdrawn_at"]:
-        return "withdrawn"
-    if order["completed_at"]:
-        return "rated" if order["rated"] > order["ratings_withdrawn"] else "completed"
-    dispatched_at = order["reassigned_at"] or order["dispatched_at"]
-    if any(a["answer"] == events.OrderAccepted.TOPIC and a["answered_at"] >= dispatched_at for a in asked):
-        return "accepted"
-    return "dispatched" if dispatched_at else "placed"
+    dispatched_at = func.coalesce(boards.c.reassigned_at, boards.c.dispatched_at)
+    accepted = exists().where(
+        given.c.order_id == boards.c.order_id,
+        given.c.answer == events.OrderAccepted.TOPIC,
+        given.c.answered_at >= dispatched_at,
+    )
+    return case(
+        (boards.c.rejected_at.is_not(None), literal("rejected")),
+        (boards.c.withdrawn_at.is_not(None), literal("withdrawn")),
+        (boards.c.rated > boards.c.ratings_withdrawn, literal("rated")),
+        (boards.c.completed_at.is_not(None), literal("completed")),
+        (accepted, literal("accepted")),
+        (dispatched_at.is_not(None), literal("dispatched")),
+        else_=literal("placed"),
+    )
 
 
-def board(moment: Moment, now: datetime, person: str | None = None) -> list[dict[str, Any]]:
-    """Every order with its ``stage`` and ``age_seconds`` (since the last step, at ``now``), oldest first.
+@dataclass(frozen=True)
+class Which:
+    """Which orders: of these units, of one person (placed by or offered to them), at one stage. None: no limit."""
 
-    ``person``: only orders they placed or were asked to serve.
+    units: Collection[str] | None = None
+    person: str | None = None
+    stage: str | None = None
+    order_id: str | None = None
+
+
+def _matching(which: Which) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if which.units is not None:
+        conditions.append(boards.c.unit_id.in_(sorted(which.units)))
+    if which.person is not None:
+        asked = exists().where(given.c.order_id == boards.c.order_id, given.c.volunteer_id == which.person)
+        conditions.append((boards.c.requester_id == which.person) | asked)
+    if which.stage is not None:
+        conditions.append(_stage() == which.stage)
+    if which.order_id is not None:
+        conditions.append(boards.c.order_id == which.order_id)
+    return conditions
+
+
+def board(
+    moment: Moment, which: Which, now: datetime, *, after: str | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
+    """Orders with their ``stage`` and ``age_seconds`` (since the last step, at ``now``), oldest first.
+
+    ``after``: the last order of the page before.
     """
-    table, given = order_board.table(), order_answers.table()
-    asked: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    answer_columns = (given.c.order_id, given.c.volunteer_id, given.c.answer, given.c.answered_at)
-    for row in moment.rows(select(*answer_columns)):
-        asked[row["order_id"]].append(row)
-    visible = [table.c[name] for name in (*order_board.keys, *(m.name for m in order_board.measures))]
-    found = moment.rows(select(*visible).order_by(table.c.placed_at, table.c.order_id))
-    if person is not None:
-        found = [
-            order
-            for order in found
-            if order["requester_id"] == person
-            or any(a["volunteer_id"] == person for a in asked[order["order_id"]])
-        ]
+    visible = [boards.c[name] for name in (*order_board.keys, *(m.name for m in order_board.measures))]
+    query = select(*visible, _stage().label("stage")).where(*_matching(which))
+    start = one(moment.rows(select(boards.c.placed_at).where(boards.c.order_id == after))) if after else None
+    if start is not None:
+        at = start["placed_at"]
+        query = query.where(
+            (boards.c.placed_at > at) | ((boards.c.placed_at == at) & (boards.c.order_id > after))
+        )
+    found = moment.rows(query.order_by(boards.c.placed_at, boards.c.order_id).limit(limit))
     for order in found:
-        order["stage"] = stage(order, asked[order["order_id"]])
         order["age_seconds"] = int((now - datetime.fromisoformat(_last_step(order))).total_seconds())
     return found
 
 
 def _last_step(order: Mapping[str, Any]) -> str:
-    steps_at = [value for name, value in order.items() if name.endswith("_at") and value]
-    return str(max(steps_at))
+    return str(max(value for name, value in order.items() if name.endswith("_at") and value))
 
 
-def funnel(orders: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def funnel(moment: Moment, which: Which) -> dict[str, int]:
     """How many of the orders ever reached each step."""
-    reached: dict[str, int] = dict.fromkeys(("placed", "dispatched", "accepted", "completed", "rated"), 0)
-    reached |= {"rejected": 0, "withdrawn": 0}
-    for order in orders:
-        for step in reached:
-            reached[step] += order[f"{step}_at"] is not None
-    return reached
+    counts: list[ColumnElement[Any]] = [func.count(boards.c[f"{step}_at"]).label(step) for step in STAGES]
+    (row,) = moment.rows(select(*counts).where(*_matching(which)))
+    return {step: int(row[step]) for step in STAGES}
+
+
+def answers_to(moment: Moment, order_id: str) -> list[dict[str, Any]]:
+    """What everybody who was asked to serve an order last answered."""
+    visible = [given.c[name] for name in (*order_answers.keys, *(m.name for m in order_answers.measures))]
+    return moment.rows(select(*visible).where(given.c.order_id == order_id).order_by(given.c.volunteer_id))

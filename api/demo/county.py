@@ -211,7 +211,7 @@ class County:
         for place in self.institutes:
             yield c.FormTeam(
                 kind="branch",
-                name=place.name[:-8] + "志愿服务支队",
+                name=f"{_short(place)}志愿服务支队",
                 unit_id=place.unit_id,
                 parent_team_id=corps,
             )
@@ -223,7 +223,15 @@ class County:
             parent = self.team("branch", self.institute_of(place)) if place.institute else corps
             yield c.FormTeam(
                 kind="squad",
-                name=place.name[:-6] + "志愿服务小队",
+                name=f"{_short(place)}志愿服务小队",
                 unit_id=place.unit_id,
                 parent_team_id=parent,
             )
+
+
+def _short(place: Place) -> str:
+    """The place's own name, without what kind of unit it is."""
+    for suffix in ("新时代文明实践所", "新时代文明实践站", "文明实践基地"):
+        if place.name.endswith(suffix):
+            return place.name.removesuffix(suffix)
+    return place.name
