@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 from sqlalchemy import select
 
-from api.deps import caller, fact_json, parts_of
+from api.deps import fact_json, parts_of, writer
 from api.parts import Parts
 from api.problems import KeyRequiredError
 from ledger import commands as c
@@ -198,7 +198,7 @@ def _endpoint(route: Route) -> Callable[..., Recorded]:
         request: Request,
         response: Response,
         body: Any,
-        who: Annotated[Caller, Depends(caller)],
+        who: Annotated[Caller, Depends(writer)],
         parts: Annotated[Parts, Depends(parts_of)],
         idempotency_key: Annotated[str | None, Header()] = None,
         if_match: Annotated[str | None, Header()] = None,

@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
-from api.identity import UnauthenticatedError
+from api.identity import UnauthenticatedError, require_writer
 from api.parts import Parts
 from api.problems import FiguresBehindError
 from ledger.codec import encode
@@ -43,6 +43,12 @@ def caller(
     if credentials is None or credentials.scheme.lower() != "bearer":
         raise UnauthenticatedError
     return parts.accounts.who(credentials.credentials).caller
+
+
+def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Who asks for a change; WRONG_ROLE for those whose role is to read."""
+    require_writer(who)
+    return who
 
 
 @dataclass(frozen=True)

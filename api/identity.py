@@ -30,6 +30,8 @@ OVERSEERS: frozenset[Role] = frozenset({"auditor", "committee", "steering", "adm
 """Who reads figures of the whole county."""
 STAFF: frozenset[Role] = frozenset({"organiser", "recorder", "dispatcher"})
 """Who reads figures of their own units and those below."""
+READ_ONLY: frozenset[Role] = frozenset({"auditor"})
+"""Who changes nothing, not even about themself: that takes a key in another role."""
 
 accounts = sa.Table(
     "accounts",
@@ -161,6 +163,12 @@ def require_overseer(caller: Caller, *also: Role) -> None:
     allowed = OVERSEERS | set(also)
     if caller.role not in allowed:
         raise WrongRoleError(role=caller.role, needed=sorted(allowed))
+
+
+def require_writer(caller: Caller) -> None:
+    """Anybody but those whose role is to read; what exactly they may do is for the rules to say."""
+    if caller.role in READ_ONLY:
+        raise WrongRoleError(role=caller.role, needed=sorted(set(ROLES) - READ_ONLY))
 
 
 def require_reader(
