@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from ledger.errors import InvalidRequestError
 
@@ -32,6 +33,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _beside_the_ledger(self) -> Self:
+        for name in ("database", "keys"):
+            _require_url(name, getattr(self, name))
         url = make_url(self.database)
         if url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("database: a URL beginning with sqlite:/// or postgresql://")
@@ -75,6 +78,13 @@ class Settings(BaseSettings):
             for name in ("database", "keys")
         }
         return values | {"follow": self.follows}
+
+
+def _require_url(name: str, text: str) -> None:
+    try:
+        make_url(text or "sqlite://")
+    except ArgumentError:
+        raise ValueError(f"{name}: not a database URL such as sqlite:///ledger.db") from None
 
 
 def read_settings(**given: object) -> Settings:

@@ -246,8 +246,9 @@ class VolunteerWithdrew(Fact):
 class SessionRecorded(Fact):
     """One person served from one instant to another (S058, L10, L11). Minutes are not here: see `EntryPosted`.
 
-    ``source_class`` says how we know; ``inferred`` that the end was taken from the plan because the check-out is missing
-    (F21), ``late`` that the record window of the rule book had passed (L15). ``responsible_id`` is the person in charge, ``recorder_id`` who wrote it down,
+    ``source_class`` says how we know; ``inferred`` that the end was taken from the plan because the check-out is
+    missing (F21), ``late`` that the record window of the rule book had passed (L15). ``responsible_id`` is the person
+    in charge, ``recorder_id`` who wrote it down,
     ``approver_id`` the second person of a back-filled session.
     """
 

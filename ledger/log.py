@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 from uuid import UUID
 
 import orjson
@@ -26,7 +26,7 @@ from eventsourcing.persistence import (
 )
 from sqlalchemy import Connection, Engine, and_, func, insert, inspect, or_, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 
 from ledger import log_postgres, log_sqlite
 from ledger.codec import instant_text
@@ -498,12 +498,28 @@ def _identity_of(engine: Engine, database: str) -> Identity:
             if tables:
                 raise NotALedgerError(database=database, problem="it has no ledger_identity")
             raise LedgerMissingError(database=database)
-        row = connection.execute(select(identity)).one_or_none()
+        try:
+            row = connection.execute(select(identity)).one_or_none()
+        except (ValueError, MultipleResultsFound):
+            raise NotALedgerError(database=database, problem="its ledger_identity is damaged") from None
     if row is None:
         raise NotALedgerError(database=database, problem="its ledger_identity is empty")
     if row.schema_version != SCHEMA_VERSION:
         raise SchemaMismatchError(database=database, found=row.schema_version, expected=SCHEMA_VERSION)
-    return Identity(row.ledger_id, row.kind, row.schema_version, _instant(row.created_at))
+    try:
+        return Identity(row.ledger_id, _kind(row.kind), row.schema_version, _instant(row.created_at))
+    except ValueError:
+        raise NotALedgerError(database=database, problem="its ledger_identity is damaged") from None
+
+
+def _kind(text: str) -> Kind:
+    if text not in get_args(Kind):
+        raise ValueError("no kind of ledger")
+    return cast(Kind, text)
+
+
+_NOT_OURS = ("file is not a database", "malformed", "does not exist", "no such column", "no such table")
+"""What drivers say of a database that is none of ours, or is damaged."""
 
 
 @contextmanager
@@ -515,6 +531,6 @@ def _ours(database: str, busy_seconds: float) -> Iterator[None]:
         if log_sqlite.is_busy(error) or log_postgres.is_busy(error):
             raise LedgerBusyError(seconds=busy_seconds) from None
         text = str(error.orig)
-        if "file is not a database" in text or "malformed" in text or "does not exist" in text:
+        if any(sign in text for sign in _NOT_OURS):
             raise NotALedgerError(database=database, problem=text.strip().splitlines()[0]) from None
         raise

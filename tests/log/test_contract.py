@@ -335,3 +335,26 @@ def test_a_held_ledger_answers_busy_and_writes_nothing_then_the_same_call_succee
     assert list(log.insert_events([event])) == [1]
     log.close()
     holder.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE ledger_identity SET kind = 'x'",
+        "UPDATE ledger_identity SET created_at = 'yesterday'",
+        "UPDATE ledger_identity SET ledger_id = 'nobody'",
+        "ALTER TABLE ledger_identity DROP COLUMN created_at",
+        "DROP TABLE ledger_identity",
+    ],
+)
+def test_a_damaged_identity_is_refused_in_our_own_words(sqlite_url: str, damage: str) -> None:
+    LedgerLog.create(sqlite_url, ledger_id=uuid4(), kind="demo", created_at=START).close()
+    engine = create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        for trigger in ("identity_keeps", "identity_stays", "identity_is_one"):
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {trigger}")
+        connection.exec_driver_sql(damage)
+    engine.dispose()
+    with pytest.raises(NotALedgerError):
+        LedgerLog.open(sqlite_url)
