@@ -159,8 +159,7 @@ def demo_users(modules: Mapping[str, Module]) -> list[str]:
     return [
         name
         for name, module in modules.items()
-        if name != "api.cli"
-        and not _is_in(name, {"api.demo"})
+        if not _is_in(name, {"api.cli", "api.demo"})
         and any(_is_in(target, {"api.demo"}) for target in module.imports(modules))
     ]
 
@@ -245,7 +244,8 @@ PLANTED = {
     "projections/figures.py": "import os\nHOME = os.environ['HOME']\n",
     "api/__init__.py": "",
     "api/app.py": "from api.demo import START, county\nwith open('x') as f:\n    pass\n",
-    "api/cli.py": "from api.demo import county\n",
+    "api/cli/__init__.py": "from api.cli import demo\n",
+    "api/cli/demo.py": "from api.demo import county\n",
     "api/demo/__init__.py": "",
     "api/demo/county.py": "from api import demo\nTABLE = [lambda: open('later')]\n",
 }

@@ -1,0 +1,58 @@
+"""The command line. Results go to stdout, progress and troubles to stderr; exit code 0 is well, 1 not, 2 usage.
+
+Each module holds the commands of one purpose; `given` and `shown` are what they share. Here they get their names.
+"""
+
+import sys
+
+import typer
+from sqlalchemy.exc import OperationalError
+
+from api.cli import accounts, asking, checking, demo, making
+from api.cli.shown import complain, err, fit
+from ledger.errors import ExpectedError
+
+app = typer.Typer(
+    name="wenming",
+    help="文明账本 — the volunteer-hours ledger that anybody can question and recompute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(making.init)
+app.command()(making.serve)
+app.command()(making.follow)
+app.command()(checking.verify)
+app.command()(checking.rebuild)
+app.command()(asking.replay)
+app.command()(asking.diff)
+app.command()(asking.explain)
+app.command()(asking.ranking)
+
+users = typer.Typer(help="API keys: who may ask, in which role, for which unit.", no_args_is_help=True)
+users.command()(accounts.add)
+users.command("list")(accounts.listed)
+users.command()(accounts.revoke)
+app.add_typer(users, name="user")
+
+app.command()(accounts.config)
+app.command()(demo.demo)
+
+
+def main() -> None:
+    """The entry point: an expected error is two sentences and exit code 1, never a traceback."""
+    fit()
+    try:
+        app()
+    except ExpectedError as error:
+        err.print(f"[bold red]{error.code}[/]  ", end="")
+        complain(error.sentence_zh, error.sentence_en)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OperationalError as error:  # no server there, or it lets nobody in
+        complain(f"{type(error.orig).__name__}: {error.orig}")
+        sys.exit(1)
+    except OSError as error:
+        complain(f"{type(error).__name__}: {error}")
+        sys.exit(1)

@@ -1,0 +1,106 @@
+"""What the commands are given: shared options, and texts made into what they stand for. Nothing is printed here."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.exc import ArgumentError
+
+from api import parts as wiring
+from api.parts import Parts
+from api.settings import Settings, read_settings
+from ledger.errors import InvalidRequestError
+from ledger.log import LedgerLog
+from projections import replay
+from projections.figures import all_figures
+from projections.projection import Projection
+
+Database = Annotated[
+    str | None, typer.Option(help="The ledger: sqlite:///file or postgresql://… (or WENMING_DATABASE).")
+]
+Keys = Annotated[
+    str | None, typer.Option(help="The key store (or WENMING_KEYS); beside an SQLite ledger if left out.")
+]
+AsOf = Annotated[str | None, typer.Option(help="A position, or a time such as 2026-06-30T18:00:00+08:00.")]
+Day = Annotated[str | None, typer.Option(help="A local day: only what had happened by its end.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+FigureName = Annotated[str, typer.Argument(help="A figure; `wenming rebuild --list` names them.")]
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def settings_of(**given: object) -> Settings:
+    """The settings that options leave; INVALID_REQUEST for a wrong one, a place that is no URL among them."""
+    try:
+        return read_settings(**given)
+    except ArgumentError:
+        raise InvalidRequestError(
+            problem="settings: a place is a URL beginning with sqlite:/// or postgresql://"
+        ) from None
+
+
+@contextmanager
+def open_parts(database: str | None, keys: str | None = None) -> Iterator[Parts]:
+    with wiring.opened(settings_of(database=database, keys=keys)) as parts:
+        yield parts
+
+
+@contextmanager
+def open_log(database: str | None) -> Iterator[LedgerLog]:
+    """The log alone: what needs no names needs no keys."""
+    settings = settings_of(database=database, keys="sqlite:///not-needed", master_key_file=Path("not-needed"))
+    log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+# --- figures and moments ---------------------------------------------------------------------------------------------
+
+
+def figure_named(name: str) -> Projection:
+    known = {figure.name: figure for figure in all_figures()}
+    if name not in known:
+        raise InvalidRequestError(problem=f"no figure is called {name}; there are: {', '.join(known)}")
+    return known[name]
+
+
+def keys_of(figure: Projection, given: Sequence[str] | None) -> dict[str, Any]:
+    """``key=value`` texts; INVALID_REQUEST for a key the figure does not have."""
+    found: dict[str, Any] = {}
+    for pair in given or ():
+        name, equals, value = pair.partition("=")
+        if not equals or name not in figure.keys:
+            raise InvalidRequestError(
+                problem=f"{pair}: give key=value; the keys of {figure.name} are {', '.join(figure.keys)}"
+            )
+        found[name] = value
+    return found
+
+
+def position_of(log: LedgerLog, text: str | None) -> int:
+    """The position a text means, the head for None; AS_OF_BEYOND_HEAD for one that is not there yet."""
+    if text is None or text.isdecimal():
+        return replay.resolve(log, None if text is None else int(text))
+    return replay.resolve(log, moment_of(text, "neither a position nor a time with offset"))
+
+
+def moment_of(text: str, otherwise: str = "not a time with offset") -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None:
+        raise InvalidRequestError(problem=f"{text} is {otherwise}")
+    return moment
+
+
+def day_of(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequestError(problem=f"{text} is not a day such as 2026-06-30") from None

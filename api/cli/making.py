@@ -1,0 +1,88 @@
+"""`wenming init`, `serve` and `follow`: a ledger is made, served, and its figures are kept up."""
+
+import signal
+import threading
+from typing import Annotated
+from uuid import uuid4
+
+import typer
+import uvicorn
+
+from api import parts as wiring
+from api.app import create_app
+from api.cli.given import Database, Keys, open_log, settings_of
+from api.cli.shown import complain, say
+from api.parts import Parts
+from api.progress import progress
+from ledger.commands import PublishRuleBook
+from ledger.rulebook import default_rulebook, local_day
+from ledger.rules import Caller
+from projections import follower
+
+
+def init(
+    database: Database = None,
+    keys: Keys = None,
+    app_login: Annotated[
+        str | None, typer.Option(help="PostgreSQL: the login that programs use, if it is not the owner's.")
+    ] = None,
+    rule_book: Annotated[
+        bool, typer.Option(help="Publish the rule book that ships with the product.")
+    ] = True,
+) -> None:
+    """Make a new, empty ledger with its key store, rule book and first administrator. Refuses to do it twice."""
+    settings = settings_of(database=database, keys=keys)
+    wiring.create(settings, app_login=app_login)
+    with wiring.opened(settings) as parts:
+        administrator = Caller(uuid4(), "admin")
+        if rule_book:
+            today = local_day(parts.ledger.clock())
+            command = PublishRuleBook(version=1, effective_on=today, book=default_rulebook())
+            parts.ledger.handle(command, administrator, key="init")
+        key = parts.accounts.add(administrator.person_id, "admin")
+    shown = settings.shown()
+    say(f"ledger      {shown['database']}", f"key store   {shown['keys']}")
+    say(f"master key  {settings.master_key}  (keep a copy where the backups are not)")
+    say(f"admin key   {key}  (shown this once)")
+
+
+def serve(
+    database: Database = None,
+    keys: Keys = None,
+    host: Annotated[str | None, typer.Option()] = None,
+    port: Annotated[int | None, typer.Option()] = None,
+    follow: Annotated[bool | None, typer.Option(help="Keep the figures up in this process.")] = None,
+) -> None:
+    """Serve the API. Refuses a database without a ledger."""
+    settings = settings_of(database=database, keys=keys, host=host, port=port, follow=follow)
+    with wiring.opened(settings) as parts:
+        serve_parts(parts)
+
+
+def serve_parts(parts: Parts) -> None:
+    """Serve an open ledger until told to stop, its figures brought up first."""
+    with progress() as report:
+        follower.catch_up(parts.log, progress=report)
+    uvicorn.run(
+        create_app(parts),
+        host=parts.settings.host,
+        port=parts.settings.port,
+        log_level="info",
+        server_header=False,
+    )
+
+
+def follow(
+    database: Database = None, once: Annotated[bool, typer.Option(help="Catch up and stop.")] = False
+) -> None:
+    """Keep every figure at the head of the log, until stopped."""
+    stop = threading.Event()
+    if not once:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    with open_log(database) as log:
+        with progress() as report:
+            position = follower.catch_up(log, progress=report)
+        complain(f"figures at position {position:,}")
+        if not once:
+            follower.follow(log, stop)
