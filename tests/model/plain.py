@@ -31,7 +31,7 @@ TEAM_UNITS = {
     "squad": {"station", "base"},
     "civic": {"centre", "institute", "station", "base"},
 }
-TEAM_PARENTS = {
+TEAM_PARENTS: dict[str, set[str | None]] = {
     "corps": {None},
     "professional": {"corps"},
     "branch": {"corps"},

@@ -168,7 +168,7 @@ class SideBySide:
 
     def check(self) -> None:
         """Every figure from the raw facts equals the plain ledger's, and the log keeps its own promises."""
-        facts = [(row.topic, row.stream_id, json.loads(row.state)) for row in self.logs[0].read()]
+        facts = self.facts()
         assert minutes_of(facts) == nonzero(self.plain.entries())
         assert services_of(facts) == nonzero(self.plain.services())
         assert sessions_of(facts) == self.plain.sessions()
@@ -178,6 +178,10 @@ class SideBySide:
         check_entries(facts)
         self._check_log()
         self._check_states_in_memory()
+
+    def facts(self) -> list[Raw]:
+        """All there is in the log, as plain JSON."""
+        return [(row.topic, row.stream_id, json.loads(row.state)) for row in self.logs[0].read()]
 
     def _order_states(self) -> dict[UUID, str]:
         return {order_id: self.desks[0].state(order_id).status for order_id in self.plain.orders}  # type: ignore[union-attr]
@@ -247,6 +251,7 @@ def rosters_of(facts: Sequence[Raw]) -> dict[UUID, set[UUID]]:
         if topic == "team.formed":
             rosters[stream] = set()
         elif topic == "team.member_joined":
+            assert UUID(fact["volunteer_id"]) not in rosters[stream], "a member joined twice"
             rosters[stream].add(UUID(fact["volunteer_id"]))
         elif topic == "team.member_left":
             rosters[stream].remove(UUID(fact["volunteer_id"]))

@@ -327,6 +327,64 @@ def test_a_session_over_midnight_under_two_rule_books_keeps_the_book_of_its_firs
     ]
 
 
+def test_sessions_may_touch_and_a_correction_does_not_count_against_itself(both: SideBySide) -> None:
+    service = served(both, minutes=185).services[0]
+    since, until = service.started_at, service.ended_at
+    both.wait(hours=1)
+    claim = claimed(both, service.volunteer_id, name("session", 1))
+    himself = Caller(service.volunteer_id, "volunteer")
+    for start, end, code in (
+        (until - timedelta(seconds=1), until + timedelta(minutes=9), "OVERLAP"),
+        (since - timedelta(minutes=9), since + timedelta(seconds=1), "OVERLAP"),
+    ):
+        assert refused(both, claim.model_copy(update={"started_at": start, "ended_at": end}), himself) == code
+    touching = {"started_at": until, "ended_at": until + timedelta(minutes=9)}
+    done(both, claim.model_copy(update=touching), himself)
+    longer = {"started_at": since - timedelta(minutes=40), "ended_at": until, "break_minutes": 0}
+    approved(both, amendment(service, 1, **longer))
+    assert sum(both.plain.entries().values()) > BOOK.day_minutes_free
+
+
+def test_an_offer_ends_at_the_very_moment_it_expires(both: SideBySide) -> None:
+    for what in ("order", "sending"):
+        about = () if what == "order" else (list(both.plain.orders)[-1],)
+        assert isinstance(both.ask(aimed(both, what, *about)), Answer)
+    (order_id,) = both.plain.orders
+    first, second = both.plain.orders[order_id]["asked"]
+    both.wait(hours=BOOK.offer_hours, seconds=-1)
+    done(both, c.AcceptOrder(order_id=order_id, volunteer_id=first), Caller(first, "volunteer"))
+    expire = c.ExpireOffer(order_id=order_id, volunteer_id=second)
+    assert refused(both, expire, ADMIN) == "NOT_OFFERED"
+    both.wait(seconds=1)
+    accept = c.AcceptOrder(order_id=order_id, volunteer_id=second)
+    assert refused(both, accept, Caller(second, "volunteer")) == "NOT_OFFERED"
+    done(both, expire, ADMIN)
+
+
+def test_a_clock_a_little_behind_is_waited_for_and_one_far_behind_refused(both: SideBySide) -> None:
+    both.wait(seconds=-5)
+    answer = both.ask(aimed(both, "order"))
+    assert isinstance(answer, Answer)
+    assert answer.facts[0].recorded_at == START
+    both.wait(seconds=-1)
+    assert refused(both, aimed(both, "order").command, ADMIN) == "CLOCK_BEHIND"
+
+
+def test_merged_teams_keep_each_member_once(both: SideBySide) -> None:
+    one, other = (t for t in both.plain.teams if both.plain.teams[t]["members"])
+    done(both, c.LeaveTeam(team_id=other, volunteer_id=VOLUNTEERS[1]), ADMIN)
+    done(both, c.DissolveTeam(team_id=one, reason="merged", merged_into_id=other), ADMIN)
+    joined = [
+        fact["volunteer_id"]
+        for topic, team, fact in both.facts()
+        if topic == "team.member_joined" and team == other
+    ]
+    assert len(joined) == 4
+    assert both.plain.rosters()[other] == {*VOLUNTEERS[:3]}
+    join = c.JoinTeam(team_id=one, volunteer_id=VOLUNTEERS[0])
+    assert refused(both, join, ADMIN) == "NOT_ALLOWED_NOW"
+
+
 def test_a_rating_is_withdrawn_and_given_again(both: SideBySide) -> None:
     order_id = served(both).order_id
     rater = Caller(both.plain.orders[order_id]["requester"], "resident")

@@ -234,6 +234,8 @@ class Wishes:
         volunteer_id = self.volunteer()
         length = timedelta(minutes=self.dice.pick((60, 30, 90, 150, 240, 1, 300, 301, 0, -5)))
         until = self.now - timedelta(minutes=self.dice.pick((0, 5, 60, 240, 600, 1440, 2880, 5760, -30)))
+        if self.dice.roll(4) == 3:
+            until = self._touching(volunteer_id, until, length)
         command = c.RequestBackfill(
             volunteer_id=volunteer_id,
             request_id=self.fresh("request", self._requests(volunteer_id)),
@@ -247,6 +249,12 @@ class Wishes:
             order_id=self.dice.mostly(None, *self.plain.orders, NOTHING),
         )
         return Request(command, self.themself_or_staff(volunteer_id))
+
+    def _touching(self, volunteer_id: UUID, until: datetime, length: timedelta) -> datetime:
+        """An end from which the time reaches to the very start, or from the very end, of a session that stands."""
+        sessions = self.plain.people.get(volunteer_id, {"sessions": {}})["sessions"].values()
+        ends: list[datetime] = [end for s in sessions for end in (s["from"], s["until"] + length)]
+        return self.dice.pick(ends or [until])
 
     def _requests(self, volunteer_id: UUID) -> list[UUID]:
         return [*self.plain.people.get(volunteer_id, {"requests": {}})["requests"]]
