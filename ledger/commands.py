@@ -4,17 +4,16 @@ Personal fields arrive `Sealed`: the edge seals them before the command exists, 
 Ids of new things are chosen by the client (or the edge), so that a retry asks for the same thing again.
 """
 
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ledger.events import (
     ActivityKind,
     Code,
     CorrectionKind,
-    Instant,
     PublicName,
     Sealed,
     SponsorRole,
@@ -24,6 +23,29 @@ from ledger.events import (
     Verdict,
 )
 from ledger.rulebook import RuleBook
+
+YEARS = range(1949, 2200)
+"""What a request may name. Beyond them lie slips of the pen, and arithmetic that leaves the calendar."""
+
+
+def _sane_year(day: date) -> date:
+    if day.year not in YEARS:
+        raise ValueError(f"a date lies in the years {YEARS[0]} to {YEARS[-1]}")
+    return day
+
+
+def _sane_instant(instant: datetime) -> datetime:
+    if instant.tzinfo is None:
+        raise ValueError("an instant needs a time zone")
+    _sane_year(instant)
+    return instant.astimezone(UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_sane_instant)]
+"""An instant somebody names: with a time zone, in `YEARS`, turned into UTC."""
+
+Day = Annotated[date, AfterValidator(_sane_year)]
+"""A local day somebody names, in `YEARS`."""
 
 BreakMinutes = Annotated[int, Field(ge=0, le=1440)]
 
@@ -39,7 +61,7 @@ class Command(BaseModel):
 
 class PublishRuleBook(Command):
     version: int = Field(ge=1)
-    effective_on: date
+    effective_on: Day
     book: RuleBook
 
 
@@ -125,7 +147,7 @@ class EnrolVolunteer(Command):
     home_unit_id: UUID
     profile: Sealed
     consent_document: Code
-    consented_at: Instant
+    consented_at: Moment
     categories: tuple[Code, ...] = Field(default=(), max_length=24)
 
 
@@ -150,8 +172,8 @@ class RequestBackfill(Command):
     session_id: UUID
     unit_id: UUID
     activity_kind: ActivityKind
-    started_at: Instant
-    ended_at: Instant
+    started_at: Moment
+    ended_at: Moment
     break_minutes: BreakMinutes = 0
     reason: Sealed
     order_id: UUID | None = None
@@ -171,8 +193,8 @@ class RequestCorrection(Command):
     session_id: UUID
     kind: CorrectionKind
     reason: Sealed
-    started_at: Instant | None = None
-    ended_at: Instant | None = None
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
     break_minutes: BreakMinutes | None = None
 
 
@@ -190,8 +212,8 @@ class PlaceOrder(Command):
     requester_id: UUID
     unit_id: UUID
     activity_kind: ActivityKind
-    wanted_from: Instant
-    wanted_until: Instant
+    wanted_from: Moment
+    wanted_until: Moment
     need: Sealed
 
 
@@ -252,8 +274,8 @@ class Service(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     volunteer_id: UUID
     session_id: UUID
-    started_at: Instant
-    ended_at: Instant
+    started_at: Moment
+    ended_at: Moment
     break_minutes: BreakMinutes = 0
     checked: bool = False
     end_inferred: bool = False

@@ -7,6 +7,7 @@ import tomllib
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from importlib.resources import files
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -72,9 +73,7 @@ class RuleBook(BaseModel):
 
     def is_working_day(self, day: date) -> bool:
         """Whether ``day`` is worked; beyond `calendar_years` this is the provisional Monday-to-Friday answer."""
-        if day in self.makeup_workdays:
-            return True
-        return day.weekday() < 5 and day not in self.holidays
+        return _is_worked(day, _set_of(self.holidays), _set_of(self.makeup_workdays))
 
     def knows_calendar_of(self, day: date) -> bool:
         """False where the answer of `is_working_day` is provisional (Mon–Fri)."""
@@ -82,11 +81,31 @@ class RuleBook(BaseModel):
 
     def record_deadline(self, served_on: date) -> date:
         """The last local day on which a service of ``served_on`` is recorded (or rated) in time (L15)."""
-        day, left = served_on, self.record_working_days
-        while left > 0:
-            day += timedelta(days=1)
-            left -= self.is_working_day(day)
-        return day
+        return _deadline(self.holidays, self.makeup_workdays, self.record_working_days, served_on)
+
+
+# Remembered beside the book, not in it: what stands in a book is written, hashed and compared as it is.
+
+
+@lru_cache(maxsize=64)
+def _set_of(days: tuple[date, ...]) -> frozenset[date]:
+    return frozenset(days)
+
+
+@lru_cache(maxsize=8192)
+def _deadline(
+    holidays: tuple[date, ...], makeup_workdays: tuple[date, ...], working_days: int, served_on: date
+) -> date:
+    days_off, worked = _set_of(holidays), _set_of(makeup_workdays)
+    day, left = served_on, working_days
+    while left > 0:
+        day += timedelta(days=1)
+        left -= _is_worked(day, days_off, worked)
+    return day
+
+
+def _is_worked(day: date, holidays: frozenset[date], makeup_workdays: frozenset[date]) -> bool:
+    return day in makeup_workdays or (day.weekday() < 5 and day not in holidays)
 
 
 @dataclass(frozen=True)

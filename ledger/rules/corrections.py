@@ -44,7 +44,7 @@ def request_backfill(command: RequestBackfill, case: Case) -> list[Fact]:
     if volunteer.withdrawn:
         raise VolunteerWithdrawnError(volunteer_id=volunteer.id)
     _require_new(command.request_id, volunteer)
-    if _claims_session(volunteer, command.session_id):
+    if volunteer.claims_session(command.session_id):
         raise AlreadyExistsError(what="session", id=command.session_id)
     if command.order_id is not None:
         case.order(command.order_id)
@@ -256,14 +256,6 @@ def _require_new(request_id: UUID, volunteer: Volunteer) -> None:
 def _require_open(request_id: UUID, verdict: str | None) -> None:
     if verdict is not None:
         raise AlreadyDecidedError(request_id=request_id, verdict=verdict)
-
-
-def _claims_session(volunteer: Volunteer, session_id: UUID) -> bool:
-    """A session id names one service for good: recorded, or still asked for."""
-    waiting = (
-        r.fact.session_id for r in volunteer.requests.values() if isinstance(r.fact, BackfillRequested)
-    )
-    return session_id in volunteer.sessions or session_id in waiting
 
 
 DECIDERS: dict[type[Command], Callable[[Any, Case], list[Fact]]] = {

@@ -291,7 +291,7 @@ def _offences(order: Order, service: Service, case: Case) -> list[Refusal]:
         found.append(NotAcceptedError(volunteer_id=volunteer.id, status=status))
     elif not order.known_before(volunteer.id, service.started_at):
         found.append(BackfillRequiredError(volunteer_id=volunteer.id))
-    if service.session_id in volunteer.sessions:
+    if volunteer.claims_session(service.session_id):
         found.append(AlreadyExistsError(what="session", id=service.session_id))
     if service.end_inferred and service.ended_at > order.wanted_until:
         found.append(InvalidRequestError(problem="an inferred end lies no later than the planned end (F21)"))

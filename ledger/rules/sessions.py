@@ -6,7 +6,7 @@ Minutes are whole and derived here only: per local day, seconds beyond the last 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from ledger import ids
 from ledger.errors import (
@@ -74,9 +74,13 @@ def refusals_of(
     if impossible:
         return [impossible]
     book = (edition or case.edition_on(local_day(times.started_at))).book
+    too_long = _too_long(times, book)
+    if too_long:
+        # Years of days are not worth counting: the length alone is refused.
+        return [too_long, *_overlaps(volunteer, times, replaces)]
     days = times.days()
     return [
-        *_length(times, days, book),
+        *_too_short(days, book),
         *_overlaps(volunteer, times, replaces),
         *_day_caps(volunteer, days, case, edition, replaces),
     ]
@@ -92,10 +96,15 @@ def _impossible(times: Times, case: Case) -> Refusal | None:
     return None
 
 
-def _length(times: Times, days: list[tuple[date, int]], book: RuleBook) -> Iterator[Refusal]:
-    seconds = (times.ended_at - times.started_at).total_seconds()
-    if seconds > book.session_minutes_max * 60:
-        yield SessionTooLongError(minutes=int(seconds) // 60, minutes_max=book.session_minutes_max)
+def _too_long(times: Times, book: RuleBook) -> Refusal | None:
+    length = times.ended_at - times.started_at
+    if length <= timedelta(minutes=book.session_minutes_max):
+        return None
+    minutes = -(-length // timedelta(minutes=1))
+    return SessionTooLongError(minutes=minutes, minutes_max=book.session_minutes_max)
+
+
+def _too_short(days: list[tuple[date, int]], book: RuleBook) -> Iterator[Refusal]:
     minutes = sum(minutes for _, minutes in days)
     if minutes < book.session_minutes_min:
         yield SessionTooShortError(minutes=minutes, minutes_min=book.session_minutes_min)
@@ -157,10 +166,12 @@ def entries_for(
     edition: Edition | None = None,
 ) -> list[EntryPosted]:
     """One signed entry a local day; the first carries the service count (design, decision 7)."""
+    # A session id is unique within one account only, an entry id in the whole ledger.
+    session_of_account = uuid5(volunteer_id, str(posting.session_id))
     return [
         EntryPosted(
             **case.stamp(volunteer_id, times.started_at),
-            entry_id=ids.entry_id(posting.session_id, revision, day),
+            entry_id=ids.entry_id(session_of_account, revision, day),
             session_id=posting.session_id,
             order_id=posting.order_id,
             unit_id=posting.unit_id,

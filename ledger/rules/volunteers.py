@@ -83,6 +83,13 @@ class Volunteer:
             raise UnknownSessionError(id=session_id, volunteer_id=self.id)
         return self.sessions[session_id]
 
+    def claims_session(self, session_id: UUID) -> bool:
+        """Whether the id is taken: a session id names one service for good, recorded or asked for in a back-fill."""
+        return session_id in self.sessions or any(
+            isinstance(request.fact, BackfillRequested) and request.fact.session_id == session_id
+            for request in self.requests.values()
+        )
+
     def request(self, request_id: UUID, kind: type) -> Request | None:
         request = self.requests.get(request_id)
         return request if request is not None and isinstance(request.fact, kind) else None
