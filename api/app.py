@@ -15,7 +15,6 @@ from ledger.errors import LedgerError
 from ledger.log import LedgerLog
 from projections import follower
 
-BODY_BYTES_MAX = 1_000_000
 FOLLOW_AGAIN_SECONDS = 0.5
 log = logging.getLogger("wenming.api")
 
@@ -42,14 +41,14 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the stock page loads its scripts from elsewhere
         redoc_url=None,
-        max_body_size=BODY_BYTES_MAX,  # counted while it arrives, whatever length was announced
         telemetry={"logs": False},  # its records of invalid requests repeat what was sent
         responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {}}}},
     )
     app.state.parts = parts
     problems.install(app)
     app.middleware("http")(_frame)
-    v1 = APIRouter(prefix="/v1")
+    # Here, not on the application, whose own answer would be no problem+json. It counts what arrives.
+    v1 = APIRouter(prefix="/v1", max_body_size=problems.BODY_BYTES_MAX)
     v1.include_router(commands.build())
     v1.include_router(queries.router)
     v1.include_router(history.router)
@@ -91,8 +90,10 @@ async def _frame(request: Request, call_next: Callable[[Request], Awaitable[Resp
     """A request id on every answer, nothing cached between people, and no body beyond a megabyte."""
     request.state.request_id = uuid4().hex
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > BODY_BYTES_MAX:
-        response: Response = problems.answer(problems.TooLargeError(bytes_max=BODY_BYTES_MAX), request)
+    if not length.isdecimal() or int(length) > problems.BODY_BYTES_MAX:
+        response: Response = problems.answer(
+            problems.TooLargeError(bytes_max=problems.BODY_BYTES_MAX), request
+        )
     else:
         response = await call_next(request)
     response.headers["Request-Id"] = request.state.request_id

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from ledger.errors import ExpectedError, InvalidRequestError, LedgerError, NotFoundError, Refusal
 
 MEDIA_TYPE = "application/problem+json"
+BODY_BYTES_MAX = 1_000_000
 log = logging.getLogger("wenming.api")
 
 
@@ -107,7 +108,7 @@ def status_of(error: ExpectedError) -> int:
 def body_of(error: ExpectedError, request_id: str) -> dict[str, Any]:
     """The problem details of an expected error."""
     status = status_of(error)
-    return {
+    members = {
         "type": f"/problems/{error.code.lower().replace('_', '-')}",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -115,11 +116,12 @@ def body_of(error: ExpectedError, request_id: str) -> dict[str, Any]:
         "detail": error.sentence_en,
         "detail_zh": error.sentence_zh,
         "request_id": request_id,
-        **{
-            name: _plain(value)
-            for name, value in error.details.items()
-            if name not in ("first_en", "first_zh")
-        },
+    }
+    # Some refusals speak of the status of a thing; `status` here is that of the answer.
+    return members | {
+        f"current_{name}" if name in members else name: _plain(value)
+        for name, value in error.details.items()
+        if name not in ("first_en", "first_zh")
     }
 
 
@@ -200,7 +202,7 @@ def _of_http(error: HTTPException, request: Request) -> ExpectedError:
     if error.status_code == 405:
         return _MethodNotAllowedError(method=request.method)
     if error.status_code == 413:
-        return TooLargeError(bytes_max=request.app.max_body_size)
+        return TooLargeError(bytes_max=BODY_BYTES_MAX)
     if error.status_code == 400:
         return MalformedJsonError(where="not UTF-8, nested too deeply, or a number too long")
     return InvalidRequestError(problem=str(error.detail))

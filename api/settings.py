@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -91,8 +91,9 @@ def read_settings(**given: object) -> Settings:
     """The environment, overruled by what was given; INVALID_REQUEST says which setting is wrong."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValueError as error:
+    except ValidationError as error:
+        # Not str(error): that would repeat what was given, passwords too.
         problem = "; ".join(
-            line.strip() for line in str(error).splitlines()[1:] if line and "further info" not in line
+            ": ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors(include_input=False)
         )
         raise InvalidRequestError(problem=f"settings: {problem}") from None
