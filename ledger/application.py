@@ -154,7 +154,7 @@ class Ledger(Application[UUID]):
 
     def forget_states(self) -> None:
         """After a failed transaction nothing in memory is sure."""
-        self._states.clear()
+        self._states = LRUCache(CACHED_STATES)  # the package's clear() leaves its entries findable
         self._known_size = None
 
     # -- the package's construction hooks --

@@ -42,7 +42,11 @@ def past_the_guards(raw: sqlite3.Connection, sql: str, *values: object) -> None:
     raw.execute("BEGIN")
     for name in log_sqlite.GUARDS:
         raw.execute(f"DROP TRIGGER {name}")
-    raw.execute(sql, values)
+    try:
+        raw.execute(sql, values)
+    except sqlite3.IntegrityError:
+        raw.execute("ROLLBACK")
+        raise
     for name, body in log_sqlite.GUARDS.items():
         raw.execute(f"CREATE TRIGGER {name} {body}")
     raw.execute("COMMIT")
@@ -65,14 +69,19 @@ def test_five_hundred_random_edits_are_each_found_at_their_position(
     print(f"seed {SEED}")
     random, log = Random(SEED), LedgerLog.open(demo_url)
     size = log.head().size
-    for number in range(EDITS):
+    found = 0
+    while found < EDITS:
         position, column = random.randint(1, size), random.choice(COLUMNS)
         (stored,) = raw.execute(f"SELECT {column} FROM facts WHERE position = ?", (position,)).fetchone()
         value = changed(random, stored)
         put = f"UPDATE facts SET {column} = ? WHERE position = ?"
-        past_the_guards(raw, put, value, position)
+        try:
+            past_the_guards(raw, put, value, position)
+        except sqlite3.IntegrityError:  # another fact has that version: the table itself refuses
+            continue
         report = verify(log)
-        assert position in {defect.position for defect in report.defects}, (number, position, column)
+        assert position in {defect.position for defect in report.defects}, (found, position, column)
+        found += 1
         past_the_guards(raw, put, stored, position)
     assert verify(log).ok
     log.close()
