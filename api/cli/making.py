@@ -15,6 +15,7 @@ from api.cli.shown import complain, say
 from api.parts import Parts
 from api.progress import progress
 from ledger.commands import PublishRuleBook
+from ledger.errors import LedgerExistsError
 from ledger.rulebook import default_rulebook, local_day
 from ledger.rules import Caller
 from projections import follower
@@ -29,13 +30,23 @@ def init(
     rule_book: Annotated[
         bool, typer.Option(help="Publish the rule book that ships with the product.")
     ] = True,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Finish what is missing; a whole ledger is left as it is.")
+    ] = False,
 ) -> None:
     """Make a new, empty ledger with its key store, rule book and first administrator. Refuses to do it twice."""
     settings = settings_of(database=database, keys=keys)
-    wiring.create(settings, app_login=app_login)
+    try:
+        wiring.create(settings, app_login=app_login)
+    except LedgerExistsError:
+        if not if_missing:
+            raise
     with wiring.opened(settings) as parts:
+        if if_missing and parts.accounts.listed():  # the administrator is made last
+            say(f"ledger      {settings.shown()['database']}  (there already)")
+            return
         administrator = Caller(uuid4(), "admin")
-        if rule_book:
+        if rule_book and parts.log.head().size == 0:
             today = local_day(parts.ledger.clock())
             command = PublishRuleBook(version=1, effective_on=today, book=default_rulebook())
             parts.ledger.handle(command, administrator, key="init")
