@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import typer
 
-from api.cli.given import AsJson, Database, Keys, moment_of, open_parts, settings_of
+from api.cli.given import AsJson, Database, Keys, moment_of, open_parts
 from api.cli.shown import say, show_rows
+from api.settings import read_settings
 from ledger.errors import UnknownUnitError
 
 
@@ -51,5 +52,5 @@ def revoke(key_id: str, database: Database = None, keys: Keys = None) -> None:
 
 def config(database: Database = None, keys: Keys = None) -> None:
     """Every setting as it stands, passwords hidden."""
-    for name, value in settings_of(database=database, keys=keys).shown().items():
+    for name, value in read_settings(database=database, keys=keys).shown().items():
         say(f"WENMING_{name.upper():18}{value}")

@@ -13,13 +13,13 @@ from rich.table import Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from api.cli.given import Database, settings_of
+from api.cli.given import Database
 from api.cli.making import serve_parts
 from api.cli.shown import complain, out, say, show_ranking, show_report
 from api.demo import run
 from api.parts import Parts
 from api.progress import progress
-from api.settings import Settings
+from api.settings import Settings, read_settings
 from ledger import audit, ids
 from ledger.codec import decode
 from ledger.events import VolunteerEnrolled, VolunteerProfileCorrected
@@ -53,7 +53,7 @@ def demo(
 def _settings(database: str, port: int | None) -> Settings:
     """Keys of its own beside the demonstration, whatever the environment says about those of a real ledger."""
     keys = _beside(database).with_suffix(".keys.db")
-    return settings_of(
+    return read_settings(
         database=database,
         keys=f"sqlite:///{keys}",
         master_key_file=keys.with_suffix(".master"),
@@ -80,6 +80,8 @@ def _reuse(parts: Parts, plan: run.Plan) -> None:
     say(f"reusing {parts.settings.shown()['database']} ({parts.log.head().size:,} facts)")
     if parts.log.identity.ledger_id != plan.ledger_id:
         complain("It was made with other parameters; for these, choose another --database.")
+    elif not _sample_file(parts.settings).exists():  # stopped just before, or removed since
+        _write_samples(parts, plan)
 
 
 def _make(parts: Parts, plan: run.Plan) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import ArgumentError
 
 from api import parts as wiring
 from api.parts import Parts
-from api.settings import Settings, read_settings
+from api.settings import read_settings
 from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import replay
@@ -32,26 +31,18 @@ FigureName = Annotated[str, typer.Argument(help="A figure; `wenming rebuild --li
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
-def settings_of(**given: object) -> Settings:
-    """The settings that options leave; INVALID_REQUEST for a wrong one, a place that is no URL among them."""
-    try:
-        return read_settings(**given)
-    except ArgumentError:
-        raise InvalidRequestError(
-            problem="settings: a place is a URL beginning with sqlite:/// or postgresql://"
-        ) from None
-
-
 @contextmanager
 def open_parts(database: str | None, keys: str | None = None) -> Iterator[Parts]:
-    with wiring.opened(settings_of(database=database, keys=keys)) as parts:
+    with wiring.opened(read_settings(database=database, keys=keys)) as parts:
         yield parts
 
 
 @contextmanager
 def open_log(database: str | None) -> Iterator[LedgerLog]:
     """The log alone: what needs no names needs no keys."""
-    settings = settings_of(database=database, keys="sqlite:///not-needed", master_key_file=Path("not-needed"))
+    settings = read_settings(
+        database=database, keys="sqlite:///not-needed", master_key_file=Path("not-needed")
+    )
     log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
     try:
         yield log

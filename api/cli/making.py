@@ -10,10 +10,11 @@ import uvicorn
 
 from api import parts as wiring
 from api.app import create_app
-from api.cli.given import Database, Keys, open_log, settings_of
+from api.cli.given import Database, Keys, open_log
 from api.cli.shown import complain, say
 from api.parts import Parts
 from api.progress import progress
+from api.settings import read_settings
 from ledger.commands import PublishRuleBook
 from ledger.errors import LedgerExistsError
 from ledger.rulebook import default_rulebook, local_day
@@ -35,7 +36,7 @@ def init(
     ] = False,
 ) -> None:
     """Make a new, empty ledger with its key store, rule book and first administrator. Refuses to do it twice."""
-    settings = settings_of(database=database, keys=keys)
+    settings = read_settings(database=database, keys=keys)
     try:
         wiring.create(settings, app_login=app_login)
     except LedgerExistsError:
@@ -65,7 +66,7 @@ def serve(
     follow: Annotated[bool | None, typer.Option(help="Keep the figures up in this process.")] = None,
 ) -> None:
     """Serve the API. Refuses a database without a ledger."""
-    settings = settings_of(database=database, keys=keys, host=host, port=port, follow=follow)
+    settings = read_settings(database=database, keys=keys, host=host, port=port, follow=follow)
     with wiring.opened(settings) as parts:
         serve_parts(parts)
 

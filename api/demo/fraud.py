@@ -4,11 +4,11 @@ Each attempt ends in one labelled step that ought to be refused, after the hones
 """
 
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 
 from api.demo.county import Person
-from api.demo.story import Story
+from api.demo.story import Served, Story
 from ledger import commands as c
 from ledger.rulebook import CHINA, local_day
 from ledger.rules import Caller
@@ -27,20 +27,33 @@ KINDS = {
 """Each kind with the code that refuses it and what it is."""
 
 
+FIRST_DAY, DAYS = 18, 5
+"""An attempt is made so many days after the service it builds on, on the first of so many days that is free."""
+
+
 def attempt_all(story: Story) -> None:
     """About one attempt per two hundred services (performance.md: 0.5 %), every kind at least once."""
-    known = [s for s in story.served if s[3] < story.end - timedelta(days=25)]
-    if not known:
-        return
-    for number in range(max(1, len(story.served) // (200 * len(KINDS)))):
+    latest = story.end - timedelta(days=FIRST_DAY + DAYS + 2)
+    known = [s for s in story.served if s[3] < latest and s[1] not in story.voided]
+    for number in range(max(1, round(len(story.served) / (200 * len(KINDS))))):
         for kind in KINDS:
-            person, _, start, end = story.random.choice(known)
-            _ATTEMPTS[kind](Attempt(story, kind, number, person, start, end))
+            _attempt(story, kind, number, known)
+
+
+def _attempt(story: Story, kind: str, number: int, known: list[Served]) -> None:
+    """Build on the service of somebody who has a day left for it."""
+    for person, _, start, end in story.random.sample(known, min(len(known), 50)):
+        first = local_day(end) + timedelta(days=FIRST_DAY)
+        day = next((d for n in range(DAYS) if story.is_free(person, d := first + timedelta(days=n))), None)
+        if day is not None:
+            story.busy[person.person_id].add(day)
+            _ATTEMPTS[kind](Attempt(story, kind, number, person, start, end, day))
+            return
 
 
 @dataclass
 class Attempt:
-    """One attempt with somebody's past service (``start`` … ``end``) to build on."""
+    """One attempt on ``day``, with somebody's past service (``start`` … ``end``) to build on."""
 
     story: Story
     kind: str
@@ -48,17 +61,15 @@ class Attempt:
     person: Person
     start: datetime
     end: datetime
+    day: date
 
     def id_of(self, what: str) -> UUID:
         return self.story.county.id_of("fraud", self.kind, self.number, what)
 
     @property
     def dawn(self) -> datetime:
-        """Six in the morning of a later day on which the person serves nowhere else."""
-        first = local_day(self.end) + timedelta(days=18)
-        days = (first + timedelta(days=n) for n in range(5))
-        day = next((d for d in days if self.story.is_free(self.person, d)), first)
-        return datetime.combine(day, time(6), CHINA).astimezone(self.end.tzinfo)
+        """Six in the morning of the day."""
+        return datetime.combine(self.day, time(6), CHINA).astimezone(UTC)
 
     def seal(self, topic: str, person: UUID, text: str) -> str:
         return self.story.seal(topic, person, {"text": text})

@@ -25,7 +25,12 @@ KINDS: tuple[ActivityKind, ...] = (
 )  # fmt: skip
 WEIGHTS = (8, 18, 12, 20, 7, 4, 16, 3, 12)
 
+AMENDED_EVERY, VOIDED_EVERY = 100, 1000
+"""So that even a short story has the right share of both."""
+
 Seal = Callable[[str, UUID, dict[str, str | None]], str]
+Served = tuple[Person, UUID, datetime, datetime]
+"""Somebody's recorded session, from when to when."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Story:
     months: int
     seal: Seal
     steps: dict[datetime, list[Step]] = field(default_factory=lambda: defaultdict(list))
-    served: list[tuple[Person, UUID, datetime, datetime]] = field(default_factory=list)
+    served: list[Served] = field(default_factory=list)
+    voided: set[UUID] = field(default_factory=set)
     requesters: dict[UUID, UUID] = field(default_factory=dict)
     joined: dict[UUID, date] = field(default_factory=dict)
     busy: dict[UUID, set[date]] = field(default_factory=lambda: defaultdict(set))
@@ -206,7 +212,7 @@ class Story:
 
     def _order(self, service: Service) -> None:
         """From 点单 to 评单, or by way of a back-fill."""
-        if self.random.random() < 0.05:
+        if self.random.random() < 0.054:
             for person in service.people:
                 self._backfill(person, service)
             return
@@ -249,16 +255,16 @@ class Story:
 
     def _complete(self, order_id: UUID, service: Service, planned_end: datetime) -> None:
         random, county, place = self.random, self.county, service.people[0].squad
-        services, sessions = [], []
+        services, sessions = [], list[Served]()
         for person in service.people:
-            missing = random.random() < 0.10
+            missing = random.random() < 0.105
             late = 0 if missing else random.choice((0, 0, 0, -5, 5))
             end = planned_end + timedelta(minutes=late)
-            session = county.id_of("session", service.number, person.number)
+            session_id = county.id_of("session", service.number, person.number)
             services.append(
                 c.Service(
                     volunteer_id=person.person_id,
-                    session_id=session,
+                    session_id=session_id,
                     started_at=service.start,
                     ended_at=end,
                     break_minutes=30 if service.minutes > 300 else 0,
@@ -266,14 +272,18 @@ class Story:
                     end_inferred=missing,
                 )
             )
-            sessions.append((person, session, service.start, end))
+            sessions.append((person, session_id, service.start, end))
         recorded = planned_end + timedelta(hours=random.choices((1, 5, 26, 60, 400), (50, 30, 12, 6, 2))[0])
         recorder = county.staff(place, "recorder")
         at = self.add(recorded, c.CompleteOrder(order_id=order_id, services=tuple(services)), recorder)
-        self.served += sessions
         self._rate(order_id, at)
-        for person, session, start, end in sessions:
-            self._correct(person, session, start, end, at)
+        for session in sessions:
+            self.served.append(session)
+            number = len(self.served)
+            if number % VOIDED_EVERY == 107:
+                self._correct(session, at, amend=False)
+            elif number % AMENDED_EVERY == 57:
+                self._correct(session, at, amend=True)
 
     def _rate(self, order_id: UUID, completed: datetime) -> None:
         random = self.random
@@ -313,15 +323,12 @@ class Story:
         decided = c.DecideBackfill(volunteer_id=person.person_id, request_id=request, verdict=verdict)
         self.add(at + timedelta(hours=20), decided, county.staff(place, "organiser", 2))
 
-    def _correct(
-        self, person: Person, session: UUID, start: datetime, end: datetime, recorded: datetime
-    ) -> None:
-        """One in a hundred is amended, one in a thousand does not count at all."""
-        chance = self.random.random()
-        if chance > 0.011:
-            return
-        amend = chance > 0.001
+    def _correct(self, served: Served, recorded: datetime, *, amend: bool) -> None:
+        """The volunteer asks for shorter times, or an organiser for none at all; another organiser decides."""
+        person, session, start, end = served
         request = self.county.id_of("correction", session)
+        if not amend:
+            self.voided.add(session)
         writer = (
             Caller(person.person_id, "volunteer")
             if amend
