@@ -1,5 +1,6 @@
 """Keeps the tables up with the log: rows and position move in one transaction; live and rebuild are this same code."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.codec import EVENTS_BY_TOPIC, decode
-from ledger.errors import LedgerError, UnreadableFactError
+from ledger.errors import LedgerBusyError, LedgerError, UnreadableFactError
 from ledger.log import LedgerLog
 from projections.engine import Columns, Row, apply_in_store, compute, merge_clause
 from projections.figures import all_figures
@@ -28,6 +30,11 @@ positions = Table(
     Column("updated_at", Text, nullable=False),
 )
 """How far each table has come. It moves only from where its batch began: two followers cannot double."""
+
+RETRY_SECONDS = 0.5
+"""How long a follower waits for a database that is held or away, at first."""
+
+logger = logging.getLogger("wenming.follower")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how far, and of how much."""
@@ -266,14 +273,15 @@ def _rebuild_one(log: LedgerLog, figure: Projection, columns: Columns, head: int
     live, beside = figure.table_name, f"{figure.table_name}_new"
     rows = columns.rows(figure)
     with _writing(log) as connection:
+        # The place first, as a follower does: two that lock in one order cannot wait for each other.
+        connection.execute(
+            positions.update().where(positions.c.table_name == live).values(position=head, updated_at=_now())
+        )
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {beside}")
         figure.table(beside).create(connection)
         write_rows(connection, figure, beside, rows, merge=False)
         connection.exec_driver_sql(f"DROP TABLE {live}")
         connection.exec_driver_sql(f"ALTER TABLE {beside} RENAME TO {live}")
-        connection.execute(
-            positions.update().where(positions.c.table_name == live).values(position=head, updated_at=_now())
-        )
     return len(rows)
 
 
@@ -300,13 +308,25 @@ def status(log: LedgerLog) -> list[Status]:
     return sorted(found, key=lambda s: s.name)
 
 
-def follow(log: LedgerLog, stop: threading.Event, after_batch: Callable[[int], None] | None = None) -> None:
-    """Keep every figure at the head until ``stop`` is set."""
+def follow(log: LedgerLog, stop: threading.Event) -> None:
+    """Keep every figure at the head until ``stop`` is set.
+
+    A database that is held or away is tried again; a fact that cannot be read stops it (`UnreadableFactError`).
+    """
+    pause = RETRY_SECONDS
+    while not stop.is_set():
+        try:
+            _follow(log, stop)
+        except (SQLAlchemyError, LedgerBusyError, OSError) as trouble:
+            logger.warning("figures wait %.1f s: %s", pause, type(trouble).__name__)
+            stop.wait(pause)
+            pause = min(pause * 2, 30.0)
+
+
+def _follow(log: LedgerLog, stop: threading.Event) -> None:
     position = catch_up(log)
     with log.waiting() as wait:
         while not stop.is_set():
             wait(position, 0.25)
             if log.head().size > position:
                 position = catch_up(log)
-                if after_batch:
-                    after_batch(position)

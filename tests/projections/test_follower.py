@@ -1,5 +1,6 @@
 """Tables keep up with the log, a rebuild is swapped in whole, and adding a figure is adding a file."""
 
+import sqlite3
 import sys
 import threading
 import time
@@ -143,3 +144,49 @@ def test_the_lag_is_told_in_facts_and_in_seconds(county: County) -> None:
     for status in follower.status(county.log):
         assert status.lag_facts == 1
         assert 0.05 <= status.lag_seconds < 30
+
+
+def test_a_follower_waits_for_a_database_that_is_held(
+    county: County, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower.catch_up(county.log)
+    county.do(c.RenameUnit(unit_id=county.station, name="新名"))
+    stop, other = threading.Event(), LedgerLog.open(county.url, busy_seconds=0.05)
+    holder = sqlite3.connect(county.url.removeprefix("sqlite:///"), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    thread = threading.Thread(target=follower.follow, args=(other, stop))
+    thread.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert "figures wait" in caplog.text
+        holder.execute("ROLLBACK")
+        while follower.reached(county.log) < county.log.head().size and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert follower.reached(county.log) == county.log.head().size
+    finally:
+        stop.set()
+        thread.join(10)
+        other.close()
+        holder.close()
+
+
+def test_rebuilding_on_postgresql_while_another_follows_neither_deadlocks_nor_loses(
+    postgres_url: str,
+) -> None:
+    county = County(postgres_url)
+    stop, other = threading.Event(), LedgerLog.open(postgres_url)
+    thread = threading.Thread(target=follower.follow, args=(other, stop))
+    thread.start()
+    try:
+        for minutes in (30, 40, 50, 60):
+            county.serve(county.station, [county.volunteer(0)], minutes)
+            follower.rebuild(county.log)
+    finally:
+        stop.set()
+        thread.join(10)
+        other.close()
+    follower.catch_up(county.log)
+    assert not any(replay.verify_against_live(county.log).values())
+    county.close()
