@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -399,7 +400,7 @@ def test_whatever_is_claimed_no_sessions_overlap_and_no_day_is_too_long(
             history = asked.history.after(approval(claim), ORGANISER)
     volunteer = history.state(LI)
     standing = sorted((s.started_at, s.ended_at) for s in volunteer.sessions.values())
-    assert all(one[1] <= other[0] for one, other in zip(standing, standing[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(standing))
     assert all(0 < minutes <= 480 for minutes in volunteer.minutes_by_day.values())
     event(f"{len(standing)} stand")
 
