@@ -160,6 +160,12 @@ def test_other_times_are_judged_as_the_first_were(
     RECORDED.when(amendment(started_at, ended_at), themself(LI)).then_refused(refusal)
 
 
+def test_other_times_do_not_count_beside_the_ones_they_replace() -> None:
+    """F02: five hours made six are six, within a day of eight."""
+    long = a_recorded_session(started_at=ago(hours=6), ended_at=ago(hours=1))
+    long.when(amendment(ago(hours=7), ago(hours=1)), themself(LI)).then(a(e.CorrectionRequested))
+
+
 def test_other_times_may_not_overlap_another_session_but_their_own() -> None:
     """F01"""
     morning = a_backfill(LI, ago(hours=7), ago(hours=5))
