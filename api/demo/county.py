@@ -114,6 +114,10 @@ class County:
     def admin(self) -> Caller:
         return Caller(self.id_of("staff", "admin"), "admin")
 
+    def director(self, place: Place) -> UUID:
+        """Who heads an institute, a station or a base, and its team."""
+        return self.id_of("post", place.unit_id, "director")
+
     def resident(self, number: int) -> UUID:
         return self.id_of("resident", number)
 
@@ -175,10 +179,8 @@ class County:
             yield c.AssignUnitRole(
                 unit_id=self.centre.unit_id, role=role, person_id=self.id_of("post", "centre", role)
             )
-        for place in [*self.institutes, *self.stations]:
-            yield c.AssignUnitRole(
-                unit_id=place.unit_id, role="director", person_id=self.id_of("post", place.code, "director")
-            )
+        for place in [*self.institutes, *self.stations, *self.bases]:
+            yield c.AssignUnitRole(unit_id=place.unit_id, role="director", person_id=self.director(place))
         for place in self.institutes:
             yield c.AssignUnitRole(
                 unit_id=place.unit_id, role="deputy", person_id=self.id_of("post", place.code, "deputy")
@@ -187,9 +189,23 @@ class County:
     def _teams(self) -> Iterator[c.Command]:
         centre = self.centre.unit_id
         corps = self.team("corps", centre)
-        yield c.FormTeam(kind="corps", name="甘谷县志愿服务总队", unit_id=centre)
+        yield c.FormTeam(kind="corps", name="甘谷县新时代文明实践志愿服务总队", unit_id=centre)
         yield c.AppointTeamLeader(team_id=corps, leader_id=self.id_of("post", "centre", "director"))
-        for number, (category, name) in enumerate(PROFESSIONAL.items()):
+        yield from self._teams_of_the_centre(centre, corps)
+        for place in self.institutes:
+            team = self.team("branch", place.unit_id)
+            name = place.name.replace("实践所", "实践志愿服务分队")
+            yield c.FormTeam(kind="branch", name=name, unit_id=place.unit_id, parent_team_id=corps)
+            yield c.AppointTeamLeader(team_id=team, leader_id=self.director(place))
+        for place in [*self.stations, *self.bases]:
+            parent = self.team("branch", self.institute_of(place)) if place.institute else corps
+            name = place.name.replace("实践站", "实践").replace("实践基地", "实践") + "志愿服务小分队"
+            yield c.FormTeam(kind="squad", name=name, unit_id=place.unit_id, parent_team_id=parent)
+            yield c.AppointTeamLeader(team_id=self.squad(place), leader_id=self.director(place))
+
+    def _teams_of_the_centre(self, centre: UUID, corps: UUID) -> Iterator[c.Command]:
+        for category, (name, (lead, *partners)) in PROFESSIONAL.items():
+            team = self.team("professional", centre, category)
             yield c.FormTeam(
                 kind="professional",
                 category=category,
@@ -197,41 +213,14 @@ class County:
                 unit_id=centre,
                 parent_team_id=corps,
             )
-            team = self.team("professional", centre, category)
-            yield c.AssignTeamSponsor(team_id=team, department=f"department_{number + 1}", role="lead")
-            yield c.AssignTeamSponsor(team_id=team, department=f"department_{number + 11}", role="partner")
+            yield c.AssignTeamSponsor(team_id=team, department=lead, role="lead")
+            for partner in partners:
+                yield c.AssignTeamSponsor(team_id=team, department=partner, role="partner")
         for category, name in CIVIC.items():
             yield c.FormTeam(
                 kind="civic",
                 category=category,
-                name=f"{name}志愿服务队",
+                name=f"{name}文明实践志愿服务队",
                 unit_id=centre,
                 parent_team_id=corps,
             )
-        for place in self.institutes:
-            yield c.FormTeam(
-                kind="branch",
-                name=f"{_short(place)}志愿服务支队",
-                unit_id=place.unit_id,
-                parent_team_id=corps,
-            )
-            yield c.AppointTeamLeader(
-                team_id=self.team("branch", place.unit_id),
-                leader_id=self.id_of("post", place.code, "director"),
-            )
-        for place in [*self.stations, *self.bases]:
-            parent = self.team("branch", self.institute_of(place)) if place.institute else corps
-            yield c.FormTeam(
-                kind="squad",
-                name=f"{_short(place)}志愿服务小队",
-                unit_id=place.unit_id,
-                parent_team_id=parent,
-            )
-
-
-def _short(place: Place) -> str:
-    """The place's own name, without what kind of unit it is."""
-    for suffix in ("新时代文明实践所", "新时代文明实践站", "文明实践基地"):
-        if place.name.endswith(suffix):
-            return place.name.removesuffix(suffix)
-    return place.name

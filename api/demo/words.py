@@ -64,21 +64,30 @@ DEPARTMENTS = [
     "体育中心",
 ]
 PROFESSIONAL = {
-    "theory": "理论政策宣讲",
-    "skills": "实用技能培训",
-    "customs": "移风易俗",
-    "science": "科学普及",
-    "law": "法律服务",
-    "culture": "文艺文化",
+    "theory": ("理论宣讲", ("party_school",)),
+    "skills": (
+        "技能培训",
+        ("human_resources", "agriculture", "commerce", "womens_federation", "livestock", "fruit_industry"),
+    ),
+    "customs": (
+        "文明新风培育",
+        ("civility_office", "youth_league", "womens_federation", "civil_affairs", "education"),
+    ),
+    "science": ("科普宣传", ("science_bureau", "science_association", "agriculture", "forestry")),
+    "law": ("法律宣传", ("justice",)),
+    "culture": ("文化惠民", ("culture_tourism", "literature_art", "sports")),
 }
+"""The six professional teams (S031) by category: the name, and the departments, of which the first leads (S032)."""
+
 CIVIC = {
-    "cadres": "干部",
+    "cadres": "党员干部",
     "theory_talk": "理论宣讲",
     "volunteers": "志愿者",
     "new_gentry": "新乡贤",
-    "models": "先进模范",
+    "models": "先进典型",
     "five_elders": "五老",
 }
+"""The six civic teams by who serves in them (S035)."""
 
 
 def person_name(random: Random) -> str:
