@@ -5,11 +5,11 @@ Which path takes which command stands in `ROUTES`; a command's own fields become
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from sqlalchemy import select
 
 from api.deps import fact_json, parts_of, writer
@@ -155,20 +155,6 @@ def _in_path(route: Route) -> list[str]:
     return [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
 
 
-class _Body(BaseModel):
-    """A request body: only the fields it names, and times that the calendar has in UTC too."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _within_the_calendar(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(data)
-        except OverflowError:
-            raise ValueError("a time lies outside the years 1 to 9999") from None
-
-
 def body_model(route: Route) -> type[BaseModel]:
     """The command's fields, minus those in the path, with personal fields as people write them."""
     fields: dict[str, Any] = {}
@@ -182,7 +168,9 @@ def body_model(route: Route) -> type[BaseModel]:
             fields[name] = (_annotated(info), ... if info.is_required() else info.default)
     if route.command is c.RateOrder:
         fields["code"] = (Annotated[str, Field(max_length=40)] | None, None)
-    model: type[BaseModel] = create_model(f"{route.command.__name__}Body", __base__=_Body, **fields)
+    model: type[BaseModel] = create_model(
+        f"{route.command.__name__}Body", __config__=ConfigDict(extra="forbid"), **fields
+    )
     return model
 
 

@@ -1,12 +1,12 @@
 """A small town behind the HTTP edge: real settings, real databases, real keys, and a clock that only `wait` moves."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 from fastapi import FastAPI
@@ -52,7 +52,6 @@ class Town:
     last: int = 0
     keys: dict[str, str] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
-    numbers: Iterator[int] = field(default_factory=count)
 
     def wait(self, **time: float) -> None:
         self.now += timedelta(**time)
@@ -78,7 +77,7 @@ class Town:
     def post(self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str) -> Any:
         """``key`` None sends none; left out, a new one is used."""
         if key is not None:
-            headers = {"Idempotency_Key": key or f"key-{next(self.numbers)}", **headers}
+            headers = {"Idempotency_Key": key or uuid4().hex, **headers}
         response = self.client.post(f"/v1{path}", headers=self.headers(who, **headers), json=body)
         if response.status_code == 200 and not response.json()["dry_run"]:
             self.last = max(self.last, response.json()["last_position"])
@@ -237,33 +236,58 @@ class Town:
         return f"{path}/{name(request)}/decide"
 
 
-def town_of(settings: Settings) -> Iterator[Town]:
-    """A new ledger, open until the test is over, its figures following."""
-    create(settings, ledger_id=LEDGER_ID, created_at=START)
+def opened(settings: Settings) -> Iterator[Town]:
+    """The ledger of these settings, open until the test is over, its figures following."""
     town: Town | None = None
     parts = open_parts(settings, clock=lambda: town.now if town else START)
     app = create_app(parts)
     with TestClient(app, raise_server_exceptions=False) as client:
-        town = Town(settings, parts, app, client)
-        town.found()
+        town = Town(settings, parts, app, client, last=parts.log.head().size)
         yield town
     parts.close()
 
 
-def sqlite_settings(folder: Path, **more: Any) -> Settings:
-    return read_settings(database=f"sqlite:///{folder / 'ledger.db'}", busy_seconds=0.3, **more)
+def founded(settings: Settings) -> Iterator[Town]:
+    """A new ledger with `Town.found` in it."""
+    create(settings, ledger_id=LEDGER_ID, created_at=START)
+    for town in opened(settings):
+        town.found()
+        yield town
+
+
+def sqlite_settings(folder: Path) -> Settings:
+    return read_settings(database=f"sqlite:///{folder / 'ledger.db'}", busy_seconds=0.3)
+
+
+Copier = Callable[[Path], Iterator[Town]]
+
+
+@pytest.fixture(scope="session")
+def town_in(tmp_path_factory: pytest.TempPathFactory) -> Copier:
+    """Opens a town on SQLite in a folder: a copy of one that was founded once, with the same accounts."""
+    original, keys = tmp_path_factory.mktemp("founded"), {}
+    for town in founded(sqlite_settings(original)):
+        keys = dict(town.keys)
+
+    def copy(folder: Path) -> Iterator[Town]:
+        shutil.copytree(original, folder, dirs_exist_ok=True)
+        for town in opened(sqlite_settings(folder)):
+            town.keys |= keys
+            yield town
+
+    return copy
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
+def town(town_in: Copier, tmp_path: Path) -> Iterator[Town]:
     """A town on SQLite."""
-    yield from town_of(sqlite_settings(tmp_path))
+    yield from town_in(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def standing_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def standing_town(town_in: Copier, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     """A town for tests that only read, or are refused: one served and rated order, requests, a second volunteer."""
-    for town in town_of(sqlite_settings(tmp_path_factory.mktemp("town"))):
+    for town in town_in(tmp_path_factory.mktemp("town")):
         town.enrol()
         town.enrol("zhao", 124, name="赵标记", phone="13993809999")
         town.rate(town.served())
@@ -276,9 +300,9 @@ def standing_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 def town_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Town]:
     """A town on each database in turn; the keys of the one on PostgreSQL lie in an SQLite file."""
     if request.param == "sqlite":
-        yield from town_of(sqlite_settings(tmp_path))
+        yield from founded(sqlite_settings(tmp_path))
         return
-    yield from town_of(
+    yield from founded(
         read_settings(
             database=request.getfixturevalue("postgres_url"),
             keys=f"sqlite:///{tmp_path / 'keys.db'}",
