@@ -162,7 +162,7 @@ def _body(step: Step) -> bytes:
 def sample_accounts(parts: Parts, plan: Plan) -> Iterable[tuple[str, str]]:
     """One key of each kind to try the demonstration with: (what it is, the key)."""
     county = County(plan.ledger_id, plan.volunteers, plan.seed)
-    place = county.people[0].squad
+    place = next((p.squad for p in county.people if p.squad.institute), county.stations[0])
     now = datetime.now(UTC)
     for role in ("admin", "auditor", "committee"):
         yield role, parts.accounts.add(county.id_of("staff", role), role, now=now)

@@ -25,8 +25,8 @@ KINDS: tuple[ActivityKind, ...] = (
 )  # fmt: skip
 WEIGHTS = (8, 18, 12, 20, 7, 4, 16, 3, 12)
 
-AMENDED_EVERY, VOIDED_EVERY = 100, 1000
-"""So that even a short story has the right share of both."""
+BACKFILLED_EVERY, UNCHECKED_EVERY, AMENDED_EVERY, VOIDED_EVERY = 19, 10, 100, 1000
+"""One service in so many is back-filled, one session lacks its check-out …: so even a short story has its share."""
 
 Seal = Callable[[str, UUID, dict[str, str | None]], str]
 Served = tuple[Person, UUID, datetime, datetime]
@@ -212,7 +212,7 @@ class Story:
 
     def _order(self, service: Service) -> None:
         """From 点单 to 评单, or by way of a back-fill."""
-        if self.random.random() < 0.054:
+        if service.number % BACKFILLED_EVERY == 0:
             for person in service.people:
                 self._backfill(person, service)
             return
@@ -257,7 +257,7 @@ class Story:
         random, county, place = self.random, self.county, service.people[0].squad
         services, sessions = [], list[Served]()
         for person in service.people:
-            missing = random.random() < 0.105
+            missing = (len(self.served) + len(sessions)) % UNCHECKED_EVERY == 3
             late = 0 if missing else random.choice((0, 0, 0, -5, 5))
             end = planned_end + timedelta(minutes=late)
             session_id = county.id_of("session", service.number, person.number)
