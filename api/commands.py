@@ -5,6 +5,7 @@ Which path takes which command stands in `ROUTES`; a command's own fields become
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -135,6 +136,7 @@ class Recorded(BaseModel):
     facts: list[dict[str, Any]]
 
 
+@cache
 def build() -> APIRouter:
     """All command routes."""
     router = APIRouter(tags=["commands"])

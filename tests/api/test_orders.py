@@ -105,8 +105,9 @@ def test_a_stale_if_match_is_refused_with_the_current_version(town: Town) -> Non
 
 
 @pytest.mark.parametrize("version", ["seven", "*", "-1", "9" * 40, '"1", "2"'])
-def test_an_if_match_that_is_no_version_is_refused(town: Town, version: str) -> None:
-    refused = town.post(f"{town.place()}/withdraw", "resident", {}, If_Match=version)
+def test_an_if_match_that_is_no_version_is_refused(standing_town: Town, version: str) -> None:
+    path = f"/orders/{name('order')}/withdraw"
+    refused = standing_town.post(path, "resident", {}, If_Match=version)
     assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
 
 

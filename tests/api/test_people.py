@@ -38,10 +38,10 @@ def test_consent_is_given_before_not_after(town: Town) -> None:
 
 
 @pytest.mark.parametrize("missing", ["consent_document", "consented_at", "home_unit_id", "profile"])
-def test_an_enrolment_lacks_nothing(town: Town, missing: str) -> None:
-    body = town.enrolment("wang")
+def test_an_enrolment_lacks_nothing(standing_town: Town, missing: str) -> None:
+    body = standing_town.enrolment("li", 126)
     del body[missing]
-    refused = town.post("/volunteers", "organiser", body)
+    refused = standing_town.post("/volunteers", "organiser", body)
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, f"/{missing}")
 
 

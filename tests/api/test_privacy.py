@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
@@ -42,7 +43,13 @@ MARKERS = (NAME, PHONE, ADDRESS, NEED, CONTACT, REASON, COMMENT, NEW_NAME, NEW_P
 NUMBERS = (id_number(), PHONE, NEW_PHONE)
 
 
-def forms(marker: str) -> Iterator[bytes]:
+@cache
+def forms(marker: str) -> tuple[bytes, ...]:
+    """`_forms`, once for each marker."""
+    return tuple(_forms(marker))
+
+
+def _forms(marker: str) -> Iterator[bytes]:
     """Every way in which a text might stand in a file by accident: encodings, hex, base64, JSON and URL escapes."""
     for encoding in ("utf-8", "utf-16-le", "utf-16-be", "gb18030"):
         raw = marker.encode(encoding)
