@@ -17,7 +17,10 @@ from ledger.rulebook import RuleBook
 def _utc(instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise ValueError("an instant needs a time zone")
-    return instant.astimezone(UTC) if instant.tzinfo is not UTC else instant
+    try:
+        return instant.astimezone(UTC) if instant.tzinfo is not UTC else instant
+    except OverflowError:
+        raise ValueError("an instant lies in the calendar, in UTC too") from None
 
 
 Instant = Annotated[datetime, AfterValidator(_utc)]
@@ -351,9 +354,10 @@ class CorrectionDecided(Fact):
 class SessionCorrected(Fact):
     """A session has other times from now on; its old entries are reversed and new ones posted beside this (T38).
 
-    ``revision`` counts 2, 3, … (the record itself is 1). ``source_class`` falls to back-filled when the new start lies
-    before the acceptance was recorded. ``rulebook_version`` is the one of the served day, by which
-    the minutes are judged; ``current_rulebook_version`` the one in force when the correction was decided.
+    ``revision`` counts 2, 3, … (the record itself is 1). ``source_class`` falls from machine to confirmed, since people
+    say the new times, and to back-filled when the new start lies before the acceptance was recorded.
+    ``rulebook_version`` is the one of the served day, by which the minutes are judged; ``current_rulebook_version`` the
+    one in force when the correction was decided.
     """
 
     TOPIC = "session.corrected"

@@ -31,9 +31,9 @@ def system_person_id(ledger_id: UUID) -> UUID:
     return uuid5(ledger_id, "person|system")
 
 
-def entry_id(session_id: UUID, revision: int, served_on: date) -> UUID:
-    """Of the entry a session's revision posts for one local day."""
-    return uuid5(session_id, f"entry|{revision}|{served_on.isoformat()}")
+def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: date) -> UUID:
+    """Of the entry a session's revision posts for one local day; a session id is unique in its account only."""
+    return uuid5(uuid5(volunteer_id, str(session_id)), f"entry|{revision}|{served_on.isoformat()}")
 
 
 def reversal_id(entry: UUID) -> UUID:

@@ -1,6 +1,6 @@
 """Everything a rule may know when it decides: the moment, who asks, the rule books and the states of the streams."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -114,6 +114,13 @@ class Case:
             raise UnknownOrderError(id=order_id)
         return state
 
+    def line_of(self, unit_id: UUID) -> Iterator[UUID]:
+        """The unit and every unit above it, upwards."""
+        above: UUID | None = unit_id
+        while above is not None:
+            yield above
+            above = self.unit(above).parent_id
+
     @property
     def rulebooks(self) -> RuleBooks:
         """The whole effective-dated history of rule books."""
@@ -136,14 +143,8 @@ class Case:
 
     def require_within(self, unit_id: UUID) -> None:
         """Refuse with OUTSIDE_YOUR_UNITS unless ``unit_id`` is the caller's unit or below it."""
-        if self.caller.unit_id is None:
-            return
-        above: UUID | None = unit_id
-        while above is not None:
-            if above == self.caller.unit_id:
-                return
-            above = self.unit(above).parent_id
-        raise OutsideSubtreeError(unit_id=unit_id)
+        if self.caller.unit_id is not None and self.caller.unit_id not in self.line_of(unit_id):
+            raise OutsideSubtreeError(unit_id=unit_id)
 
     def require_staff(self, unit_id: UUID, *roles: Role) -> None:
         """Both: one of ``roles`` (or admin), acting for a unit at or above ``unit_id``."""

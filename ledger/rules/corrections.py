@@ -46,8 +46,8 @@ def request_backfill(command: RequestBackfill, case: Case) -> list[Fact]:
     _require_new(command.request_id, volunteer)
     if volunteer.claims_session(command.session_id):
         raise AlreadyExistsError(what="session", id=command.session_id)
-    if command.order_id is not None:
-        case.order(command.order_id)
+    if command.order_id is not None and case.order(command.order_id).unit_id != command.unit_id:
+        raise InvalidRequestError(problem="the order belongs to another unit")
     times = Times(command.started_at, command.ended_at, command.break_minutes)
     refuse_all(refusals_of(volunteer, times, case))
     return [
@@ -215,11 +215,11 @@ def _amended(volunteer: Volunteer, session: Session, asked: CorrectionRequested,
 
 
 def _class_after(record: SessionRecorded, volunteer_id: UUID, times: Times, case: Case) -> SourceClass:
-    """A correction cannot reach back before the acceptance and keep a class that promises acceptance first (F03)."""
+    """Times that people say are confirmed at best (T24), and back-filled before the acceptance was recorded (F03)."""
     if record.order_id is None or record.source_class not in ("machine", "confirmed"):
         return record.source_class
     known_before = case.order(record.order_id).known_before(volunteer_id, times.started_at)
-    return record.source_class if known_before else "backfilled"
+    return "confirmed" if known_before else "backfilled"
 
 
 def _edition_of(session: Session, case: Case) -> Edition:

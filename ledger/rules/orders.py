@@ -189,6 +189,10 @@ def reassign(command: ReassignOrder, case: Case) -> list[Fact]:
     _require_dispatcher(order, team, case)
     order.require("reassign")
     team.require_active("reassign")
+    if team.id == order.team_id:
+        raise InvalidRequestError(
+            problem="the order has that team already; offer it to more of its members instead"
+        )
     assert order.team_id is not None
     reassigned = OrderReassigned(
         **case.stamp(order.id),

@@ -27,6 +27,9 @@ class RuleBookShelf:
 def publish(command: PublishRuleBook, case: Case) -> list[Fact]:
     """The first edition may rule the day it is published; a later one starts later, so no day has two rules."""
     case.require_role("admin", "steering")
+    if case.caller.unit_id is not None:
+        # A book rules the whole county, so whoever acts for less than its centre may not publish one.
+        case.require_within(ids.unit_id(case.ledger_id, "centre", None))
     known = case.rulebooks.editions
     today = local_day(case.now)
     earliest = today if not known else today + timedelta(days=1)

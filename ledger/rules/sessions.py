@@ -6,7 +6,7 @@ Minutes are whole and derived here only: per local day, seconds beyond the last 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from ledger import ids
 from ledger.errors import (
@@ -19,6 +19,7 @@ from ledger.errors import (
     Refusal,
     SessionTooLongError,
     SessionTooShortError,
+    VolunteerWithdrawnError,
 )
 from ledger.events import ActivityKind, EntryPosted, SourceClass
 from ledger.rulebook import CHINA, Edition, RuleBook, local_day
@@ -80,6 +81,7 @@ def refusals_of(
         return [too_long, *_overlaps(volunteer, times, replaces)]
     days = times.days()
     return [
+        *_gone(volunteer, times),
         *_too_short(days, book),
         *_overlaps(volunteer, times, replaces),
         *_day_caps(volunteer, days, case, edition, replaces),
@@ -94,6 +96,12 @@ def _impossible(times: Times, case: Case) -> Refusal | None:
     if times.ended_at > case.now:
         return RecordedBeforeEndError(ended_at=times.ended_at, now=case.now)
     return None
+
+
+def _gone(volunteer: Volunteer, times: Times) -> Iterator[Refusal]:
+    """Who withdrew serves no more; what was served before still counts (PIPL art. 15)."""
+    if volunteer.withdrawn_at is not None and times.ended_at > volunteer.withdrawn_at:
+        yield VolunteerWithdrawnError(volunteer_id=volunteer.id)
 
 
 def _too_long(times: Times, book: RuleBook) -> Refusal | None:
@@ -166,12 +174,10 @@ def entries_for(
     edition: Edition | None = None,
 ) -> list[EntryPosted]:
     """One signed entry a local day; the first carries the service count (design, decision 7)."""
-    # A session id is unique within one account only, an entry id in the whole ledger.
-    session_of_account = uuid5(volunteer_id, str(posting.session_id))
     return [
         EntryPosted(
             **case.stamp(volunteer_id, times.started_at),
-            entry_id=ids.entry_id(session_of_account, revision, day),
+            entry_id=ids.entry_id(volunteer_id, posting.session_id, revision, day),
             session_id=posting.session_id,
             order_id=posting.order_id,
             unit_id=posting.unit_id,

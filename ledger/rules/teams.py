@@ -81,10 +81,13 @@ def form(command: FormTeam, case: Case) -> list[Fact]:
         raise AlreadyExistsError(what=f"{command.kind} team", id=team_id)
     parent = case.team(command.parent_team_id) if command.parent_team_id else None
     book = case.edition_on(local_day(case.now)).book
+    if parent is not None:
+        parent.require_active("form_below")
     allowed = {"professional": book.professional_categories, "civic": book.civic_categories}.get(command.kind)
     shape_fits = (
         unit.kind in UNIT_KINDS[command.kind]
         and (parent.kind if parent else None) in PARENT_KINDS[command.kind]
+        and (parent is None or parent.unit_id in case.line_of(unit.id))
         and (command.category in allowed if allowed is not None else command.category is None)
     )
     if not shape_fits:
@@ -152,7 +155,7 @@ def leave(command: LeaveTeam, case: Case) -> list[Fact]:
 
 
 def dissolve(command: DissolveTeam, case: Case) -> list[Fact]:
-    """All members leave; in a merger those who are not yet in the other team join it, in one append."""
+    """All members leave; in a merger those who still take part and are not in the other team join it."""
     team = case.team(command.team_id)
     case.require_staff(team.unit_id, "steering", "organiser")
     team.require_active("dissolve")
@@ -171,7 +174,7 @@ def dissolve(command: DissolveTeam, case: Case) -> list[Fact]:
         facts += [
             TeamMemberJoined(**case.stamp(target.id), volunteer_id=member, relayed=True)
             for member in members
-            if member not in target.members
+            if member not in target.members and not case.volunteer(member).withdrawn
         ]
     facts.append(
         TeamDissolved(**case.stamp(team.id), reason=command.reason, merged_into_id=command.merged_into_id)

@@ -71,12 +71,16 @@ class Volunteer:
     id: UUID
     version: int
     home_unit_id: UUID
-    withdrawn: bool = False
+    withdrawn_at: datetime | None = None
     categories: frozenset[str] = frozenset()
     sessions: Mapping[UUID, Session] = field(default_factory=dict)
     minutes_by_day: Mapping[date, int] = field(default_factory=dict)
     requests: Mapping[UUID, Request] = field(default_factory=dict)
     stream: Literal["volunteer"] = "volunteer"
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.withdrawn_at is not None
 
     def session(self, session_id: UUID) -> Session:
         if session_id not in self.sessions:
@@ -198,7 +202,7 @@ def evolve(state: Volunteer | None, fact: Fact) -> Volunteer:
         case VolunteerCategoryDeclared():
             return replace(state, version=version, categories=state.categories | {fact.category})
         case VolunteerWithdrew():
-            return replace(state, version=version, withdrawn=True)
+            return replace(state, version=version, withdrawn_at=fact.happened_at)
     return replace(state, version=version)
 
 

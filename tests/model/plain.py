@@ -181,10 +181,14 @@ class PlainLedger:
     # -- who may --
 
     def _within(self, who: Any, unit_id: UUID) -> set[str]:
-        above: UUID | None = unit_id
-        while above is not None and above != who.unit_id:
-            above = self.units[above]["parent"]
-        return set() if who.unit_id is None or above is not None else {"OUTSIDE_YOUR_UNITS"}
+        inside = who.unit_id is None or who.unit_id in self._line(unit_id)
+        return set() if inside else {"OUTSIDE_YOUR_UNITS"}
+
+    def _line(self, unit_id: UUID) -> list[UUID]:
+        line = [unit_id]
+        while (above := self.units[line[-1]]["parent"]) is not None:
+            line.append(above)
+        return line
 
     def _staff(self, who: Any, unit_id: UUID, *roles: str) -> set[str]:
         wrong = set() if who.role in (*roles, "admin") else {"WRONG_ROLE"}
@@ -198,6 +202,8 @@ class PlainLedger:
 
     def _PublishRuleBook(self, c: Any, who: Any) -> Judgement:
         reasons = set() if who.role in ("admin", "steering") else {"WRONG_ROLE"}
+        if who.unit_id is not None and self.units.get(who.unit_id, {"kind": None})["kind"] != "centre":
+            reasons.add("OUTSIDE_YOUR_UNITS")
         earliest = day_of(self.now) + timedelta(days=1 if self.books else 0)
         if c.effective_on < earliest or c.version != len(self.books) + 1:
             reasons.add("RULE_BOOK_DATE")
@@ -293,6 +299,10 @@ class PlainLedger:
             categories = book.professional_categories if c.kind == "professional" else book.civic_categories
         parent_kind = self.teams[c.parent_team_id]["kind"] if c.parent_team_id else None
         shaped = self.units[c.unit_id]["kind"] in TEAM_UNITS[c.kind] and parent_kind in TEAM_PARENTS[c.kind]
+        if c.parent_team_id and self.teams[c.parent_team_id]["dissolved"]:
+            reasons.add("NOT_ALLOWED_NOW")
+        if c.parent_team_id and self.teams[c.parent_team_id]["unit"] not in self._line(c.unit_id):
+            shaped = False
         if not shaped or c.category not in categories:
             reasons.add("TEAM_SHAPE")
         team: dict[str, Any] = {
@@ -364,7 +374,7 @@ class PlainLedger:
             reasons |= {"TEAM_SHAPE"} if target is team else set()
 
         def happen(_: UUID) -> None:
-            target["members"] |= team["members"]
+            target["members"] |= {m for m in team["members"] if not self.people[m]["withdrawn"]}
             team.update(members=set(), dissolved=True)
 
         return reasons, happen
@@ -380,7 +390,7 @@ class PlainLedger:
         if c.consented_at > self.now:
             reasons.add("IN_FUTURE")
         reasons |= self._unknown_categories(c.categories)
-        person = {"home": c.home_unit_id, "categories": set(c.categories), "withdrawn": False}
+        person = {"home": c.home_unit_id, "categories": set(c.categories), "withdrawn": None}
         return reasons, lambda made: self.people.update({made: {**person, "sessions": {}, "requests": {}}})
 
     def _unknown_categories(self, categories: Iterable[str]) -> set[str]:
@@ -416,7 +426,8 @@ class PlainLedger:
         person = self.people[c.volunteer_id]
         reasons = set() if who.person_id == c.volunteer_id else {"ONLY_THEMSELVES"}
         reasons |= {"NOT_ALLOWED_NOW"} if person["withdrawn"] else set()
-        return reasons, lambda _: person.update(withdrawn=True)
+        now = self.now
+        return reasons, lambda _: person.update(withdrawn=now)
 
     # -- what counts --
 
@@ -435,6 +446,8 @@ class PlainLedger:
             return {"NO_RULE_BOOK"}
         length = books[day_of(since)]
         reasons = set()
+        if person["withdrawn"] and until > person["withdrawn"]:
+            reasons.add("VOLUNTEER_WITHDRAWN")
         if until - since > timedelta(minutes=length.session_minutes_max):
             reasons.add("SESSION_TOO_LONG")
         if sum(days.values()) < length.session_minutes_min:
@@ -472,6 +485,8 @@ class PlainLedger:
         reasons |= {"UNKNOWN_ORDER"} if c.order_id and c.order_id not in self.orders else set()
         reasons |= {"VOLUNTEER_WITHDRAWN"} if person["withdrawn"] else set()
         reasons |= {"ALREADY_EXISTS"} if c.request_id in person["requests"] else set()
+        order = self.orders.get(c.order_id)
+        reasons |= {"INVALID_REQUEST"} if order and order["unit"] != c.unit_id else set()
         reasons |= self._against(person, c)
         request = {
             "kind": "backfill",
@@ -583,12 +598,13 @@ class PlainLedger:
         """Other times; the class is as recorded while they keep its promise of acceptance first, else back-filled."""
         order = session["order"]
         promised = order is None or self._known_before(order, person_id, asked.started_at)
+        said = "confirmed" if session["recorded_class"] == "machine" else session["recorded_class"]
         session.update(
             {
                 "from": asked.started_at,
                 "until": asked.ended_at,
                 "break": asked.break_minutes or 0,
-                "class": session["recorded_class"] if promised else "backfilled",
+                "class": said if promised else "backfilled",
                 "inferred": False,
                 "late": self._late(asked.ended_at, session["book"]),
                 "corrected_by": session["version"],
@@ -646,7 +662,11 @@ class PlainLedger:
         return self._to_team(c, who, "placed")
 
     def _ReassignOrder(self, c: Any, who: Any) -> Judgement:
-        return self._to_team(c, who, "dispatched", "accepted")
+        reasons, happen = self._to_team(c, who, "dispatched", "accepted")
+        order = self.orders.get(c.order_id)
+        if order and order["team"] == c.team_id:
+            reasons = reasons | {"INVALID_REQUEST"}
+        return reasons, happen
 
     def _to_team(self, c: Any, who: Any, *states: str) -> Judgement:
         if c.order_id not in self.orders or c.team_id not in self.teams:

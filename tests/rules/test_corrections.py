@@ -114,8 +114,16 @@ def test_the_volunteer_or_staff_of_the_unit_say_that_a_session_is_wrong() -> Non
 
 def test_who_withdrew_may_still_have_their_record_put_right() -> None:
     """L17"""
-    withdrew = fact(e.VolunteerWithdrew, LI, reason="own_wish")
+    withdrew = fact(e.VolunteerWithdrew, LI, NOW, reason="own_wish")
     History([*RECORDED.facts, withdrew]).when(LONGER, themself(LI)).then(a(e.CorrectionRequested))
+
+
+def test_times_that_a_person_says_are_confirmed_at_best() -> None:
+    """T24: what a machine checked is not what counts any more."""
+    checked = a_recorded_session(checked=True)
+    amended = corrected(amendment(STARTED_AT, ENDED_AT - HOUR), checked)
+    assert {entry.source_class for entry in entries(amended) if entry.minutes < 0} == {"machine"}
+    assert amended.state(LI).sessions[SESSION].source_class == "confirmed"
 
 
 def test_a_correction_is_not_asked_for_by_others_nor_of_a_session_there_is_not() -> None:

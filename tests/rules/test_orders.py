@@ -448,8 +448,22 @@ def test_one_offender_refuses_the_whole_order_and_every_offence_is_said() -> Non
 
 def test_what_was_served_before_withdrawing_is_still_recorded() -> None:
     """What was served stays served."""
-    history = given(COUNTY, an_accepted_order(LI), LI_WITHDREW)
+    withdrew = fact(e.VolunteerWithdrew, LI, ENDED_AT, reason="own_wish")
+    history = given(COUNTY, an_accepted_order(LI), withdrew)
     history.when(completed(a_service(LI)), RECORDER).then(*_one_credited())
+
+
+def test_nobody_serves_after_they_withdrew() -> None:
+    """PIPL art. 15: not even the last minute."""
+    withdrew = fact(e.VolunteerWithdrew, LI, ENDED_AT - timedelta(minutes=1), reason="own_wish")
+    history = given(COUNTY, an_accepted_order(LI), withdrew)
+    history.when(completed(a_service(LI)), RECORDER).then_refused(VolunteerWithdrawnError, volunteer_id=LI)
+
+
+def test_an_order_is_not_reassigned_to_the_team_that_has_it() -> None:
+    """S054: more of its members are asked by an offer."""
+    same = c.ReassignOrder(order_id=ORDER, team_id=SQUAD, volunteer_ids=(ZHAO,), reason="too_few")
+    ASKED.when(same, DISPATCHER).then_refused(InvalidRequestError)
 
 
 @pytest.mark.parametrize("missing", [DISPATCH, OFFER, REASSIGN, ACCEPT, DECLINE, EXPIRE, WITHDRAW])

@@ -11,9 +11,23 @@ from pydantic import ValidationError
 from ledger import commands as c
 from ledger import events as e
 from ledger.codec import canonical_json
-from ledger.errors import RuleBookDateError, WrongRoleError
+from ledger.errors import OutsideSubtreeError, RuleBookDateError, WrongRoleError
 from ledger.rulebook import RuleBook, RuleBooks, default_rulebook, local_day
-from tests.rules.given import ADMIN, BOOK, FOUNDED, NOW, ORGANISER, RULEBOOK, a, a_book, by, given
+from tests.rules.given import (
+    ADMIN,
+    BOOK,
+    CENTRE,
+    FOUNDED,
+    INSTITUTE,
+    NOW,
+    ORGANISER,
+    RULEBOOK,
+    UNITS,
+    a,
+    a_book,
+    by,
+    given,
+)
 
 TODAY = local_day(NOW)
 TOMORROW = TODAY + timedelta(days=1)
@@ -50,6 +64,9 @@ def test_versions_follow_on() -> None:
 
 def test_a_rule_book_is_published_by_those_who_steer() -> None:
     given().when(publish(TODAY), ORGANISER).then_refused(WrongRoleError)
+    township = by("steering", "steering", INSTITUTE)
+    given(UNITS).when(publish(TODAY), township).then_refused(OutsideSubtreeError)
+    given(UNITS).when(publish(TODAY), by("steering", "steering", CENTRE)).then(a(e.RuleBookPublished))
 
 
 def test_each_day_has_the_edition_that_began_last_and_of_two_the_later_version() -> None:

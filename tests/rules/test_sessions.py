@@ -20,6 +20,7 @@ from ledger.errors import (
     DayNeedsApprovalError,
     EndBeforeStartError,
     InFutureError,
+    InvalidRequestError,
     NoRuleBookError,
     OutsideSubtreeError,
     OverlapError,
@@ -40,6 +41,7 @@ from ledger.rules.sessions import Times
 from tests.rules.given import (
     ACCEPTED_AT,
     ANOTHER,
+    BASE,
     COUNTY,
     ELSEWHERE,
     ENDED_AT,
@@ -441,6 +443,8 @@ def test_a_back_fill_names_only_what_there_is() -> None:
         ({"order_id": ORDER}, UnknownOrderError),
     ):
         given(COUNTY).when(CLAIM.model_copy(update=change)).then_refused(refusal)
+    away = CLAIM.model_copy(update={"order_id": ORDER, "unit_id": BASE})
+    TAKEN.when(away).then_refused(InvalidRequestError)
     withdrew = fact(e.VolunteerWithdrew, LI, reason="own_wish")
     given(COUNTY, withdrew).when(CLAIM, themself(LI)).then_refused(VolunteerWithdrawnError)
 

@@ -133,6 +133,24 @@ def test_a_team_is_formed_by_staff_of_its_unit_under_a_team_there_is() -> None:
     given(START).when(form("squad", STATION, parent=name("none"))).then_refused(UnknownTeamError)
 
 
+def test_a_team_is_formed_below_one_that_lives_and_stands_in_its_own_line() -> None:
+    """S033, S034: a squad belongs to the branch of its own institute, never to a neighbour's."""
+    dissolved = fact(e.TeamDissolved, CORPS, reason="reform", merged_into_id=None)
+    given(START, dissolved).when(form("branch", INSTITUTE)).then_refused(
+        NotAllowedNowError, status="dissolved"
+    )
+    neighbour = fact(
+        e.TeamFormed,
+        BRANCH,
+        kind="branch",
+        category=None,
+        name="支队",
+        unit_id=OTHER_INSTITUTE,
+        parent_team_id=CORPS,
+    )
+    given(START, neighbour).when(form("squad", STATION, parent=BRANCH)).then_refused(TeamShapeError)
+
+
 def test_a_team_has_one_lead_and_any_number_of_partners() -> None:
     """S032"""
     lead = c.AssignTeamSponsor(team_id=SQUAD, department="justice", role="lead")
@@ -215,6 +233,14 @@ def test_in_a_merger_everybody_moves_and_those_in_both_teams_stay_once() -> None
     ]
     outcome.then(*left, *joined, a(e.TeamDissolved, merged_into_id=BASE_SQUAD))
     assert outcome.history.state(BASE_SQUAD).members == {LI, WANG, ZHAO, SUN}
+
+
+def test_in_a_merger_those_who_withdrew_leave_but_join_nothing() -> None:
+    """S036, L05"""
+    withdrew = fact(e.VolunteerWithdrew, LI, reason="own_wish")
+    merge = c.DissolveTeam(team_id=SQUAD, reason="merged", merged_into_id=BASE_SQUAD)
+    merged = given(COUNTY, withdrew).after(merge)
+    assert merged.state(BASE_SQUAD).members == {WANG, ZHAO, SUN}
 
 
 def test_a_team_is_not_dissolved_twice_nor_merged_into_itself_or_one_out_of_reach() -> None:
