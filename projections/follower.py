@@ -2,25 +2,29 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import csv
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, inspect, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from ledger.codec import EVENTS_BY_TOPIC, decode
 from ledger.errors import LedgerBusyError, LedgerError, UnreadableFactError
 from ledger.log import LedgerLog
-from projections.engine import Columns, Row, apply_in_store, compute, merge_clause
+from projections.engine import ahead, apply_in_store, compute, merge_clause, python_rows
 from projections.figures import all_figures
 from projections.projection import Projection
 
 SMALL_BATCH = 300
 """Up to here the database that holds the tables runs the SELECTs itself."""
 LARGE_BATCH = 1_000_000
+WRITE_ROWS = 50_000
+"""Rows that are Python objects, or text, at one time."""
 
 positions = Table(
     "figure_positions",
@@ -68,15 +72,28 @@ class MovedMeanwhileError(Exception):
 
 @contextmanager
 def _writing(log: LedgerLog) -> Iterator[Connection]:
+    """A transaction on the tables, which does not wait for the disk.
+
+    Facts were synced before they got here. If power fails, a table and its position are lost together and made again.
+    """
     with log.engine.connect() as plain:
         connection = plain.execution_options(writes=True)
-        with connection.begin():
-            yield connection
+        driver: Any = connection.connection.driver_connection
+        if log.dialect == "sqlite":
+            driver.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            if log.dialect == "sqlite":
+                driver.execute("PRAGMA synchronous = FULL")
 
 
 def prepare(log: LedgerLog, figures: Sequence[Projection] | None = None) -> None:
     """Make the tables that are not there yet; they start at position 0."""
     figures = figures or all_figures()
+    if _places(log)[1].keys() >= {figure.table_name for figure in figures}:
+        return  # a table and its place are made, swapped and dropped in one transaction
     with log.engine.connect() as connection:
         there = set(inspect(connection).get_table_names())
     missing = [figure for figure in figures if figure.table_name not in there]
@@ -89,6 +106,21 @@ def prepare(log: LedgerLog, figures: Sequence[Projection] | None = None) -> None
         for figure in missing:
             figure.table().create(connection, checkfirst=True)
             _start_at(connection, figure.table_name, 0)
+
+
+def _places(log: LedgerLog) -> tuple[int, dict[str, int]]:
+    """The log's size and how far each table has come, at one moment; no places if there are no tables yet."""
+    with log.engine.connect() as connection:
+        try:
+            rows = connection.exec_driver_sql(
+                "SELECT h.size, p.table_name, p.position FROM ledger_head h LEFT JOIN figure_positions p ON true"
+            ).all()
+        except (OperationalError, ProgrammingError):  # as the two drivers say that a table is missing
+            connection.rollback()
+            if inspect(connection).has_table(positions.name):
+                raise
+            rows = connection.exec_driver_sql("SELECT size, NULL, NULL FROM ledger_head").all()
+    return rows[0][0], {name: position for _, name, position in rows if name is not None}
 
 
 def _start_at(connection: Connection, table_name: str, position: int) -> None:
@@ -109,10 +141,12 @@ def catch_up(
 ) -> int:
     """Bring every figure to the log's head; returns the position they are all at."""
     figures = figures or all_figures()
-    prepare(log, figures)
     while True:
-        head = log.head().size
-        behind = by_position(log, figures)
+        head, places = _places(log)
+        if any(figure.table_name not in places for figure in figures):
+            prepare(log, figures)
+            continue
+        behind = _grouped(places, figures)
         low = min(behind)
         if low >= head:
             return head
@@ -124,17 +158,19 @@ def catch_up(
             continue
         if progress:
             progress("catching up", high, head)
+        if high == head and not later:
+            return head
 
 
 def by_position(log: LedgerLog, figures: Sequence[Projection]) -> dict[int, list[Projection]]:
     """The figures by the position their tables are at."""
-    with log.engine.connect() as connection:
-        at = dict(
-            tuple(row) for row in connection.execute(select(positions.c.table_name, positions.c.position))
-        )
+    return _grouped(_places(log)[1], figures)
+
+
+def _grouped(places: Mapping[str, int], figures: Sequence[Projection]) -> dict[int, list[Projection]]:
     grouped: dict[int, list[Projection]] = {}
     for figure in figures:
-        grouped.setdefault(at[figure.table_name], []).append(figure)
+        grouped.setdefault(places[figure.table_name], []).append(figure)
     return grouped
 
 
@@ -167,39 +203,41 @@ def bring(
     ``small`` picks the executor (the database itself, or DuckDB); left out, the size of the batch does.
     Raises `MovedMeanwhileError` if any of them does not stand at ``low``.
     """
-    _require_known_topics(log, low, high)
     try:
         if small if small is not None else high - low <= SMALL_BATCH:
             with _writing(log) as connection:
+                topics = _known_topics(connection, low, high)
                 _move(connection, figures, low, high)
-                apply_in_store(connection, figures, low, high)
+                touched = (f for f in figures if not topics.isdisjoint(f.relation.topics))
+                apply_in_store(connection, touched, low, high)
             return
+        with log.engine.connect() as connection:
+            _known_topics(connection, low, high)
         columns = compute(log, figures, low, high)
         try:
-            with _writing(log) as connection:
+            made = ahead((figure, columns.arrow(figure)) for figure in figures)
+            with closing(made), _writing(log) as connection:
                 _move(connection, figures, low, high)
-                for figure in figures:
-                    write_rows(connection, figure, figure.table_name, columns.rows(figure), merge=low > 0)
+                for figure, rows in made:
+                    write_rows(connection, figure, figure.table_name, rows, merge=low > 0)
         finally:
             columns.close()
-    except MovedMeanwhileError:
+    except (MovedMeanwhileError, UnreadableFactError):
         raise
     except Exception as error:
         raise _unreadable(log, low, high) or error from error
 
 
-_KNOWN = ", ".join(f"'{topic}'" for topic in sorted(EVENTS_BY_TOPIC))
-
-
-def _require_known_topics(log: LedgerLog, low: int, high: int) -> None:
-    """A program older than the log stops here: no figure may skip what it does not know."""
-    with log.engine.connect() as connection:
-        unknown = connection.exec_driver_sql(
-            f"SELECT position, topic FROM facts WHERE position > {low} AND position <= {high} "
-            f"AND topic NOT IN ({_KNOWN}) ORDER BY position LIMIT 1"
-        ).first()
-    if unknown is not None:
-        raise UnreadableFactError(topic=unknown[1], position=unknown[0], problem="unknown topic")
+def _known_topics(connection: Connection, low: int, high: int) -> set[str]:
+    """The topics of some facts. A program older than the log stops here: no figure may skip what it does not know."""
+    found = connection.exec_driver_sql(
+        f"SELECT topic, min(position) FROM facts WHERE position > {low} AND position <= {high} GROUP BY topic"
+    )
+    first: dict[str, int] = {row[0]: row[1] for row in found}
+    unknown = sorted((position, topic) for topic, position in first.items() if topic not in EVENTS_BY_TOPIC)
+    if unknown:
+        raise UnreadableFactError(topic=unknown[0][1], position=unknown[0][0], problem="unknown topic")
+    return set(first)
 
 
 def _unreadable(log: LedgerLog, low: int, high: int) -> UnreadableFactError | None:
@@ -214,37 +252,53 @@ def _unreadable(log: LedgerLog, low: int, high: int) -> UnreadableFactError | No
 
 def _move(connection: Connection, figures: Sequence[Projection], low: int, high: int) -> None:
     """Only from where the batch began: addition is not idempotent."""
-    names = [figure.table_name for figure in figures]
-    moved = connection.execute(
-        positions.update()
-        .where(positions.c.table_name.in_(names), positions.c.position == low)
-        .values(position=high, updated_at=_now())
+    names = ", ".join(f"'{figure.table_name}'" for figure in figures)
+    relaxed = "; SET LOCAL synchronous_commit = off" if connection.dialect.name == "postgresql" else ""
+    moved = connection.exec_driver_sql(
+        f"UPDATE figure_positions SET position = {high}, updated_at = '{_now()}' "
+        f"WHERE table_name IN ({names}) AND position = {low}{relaxed}"
     )
-    if moved.rowcount != len(names):
+    if moved.rowcount != len(figures):
         raise MovedMeanwhileError()
 
 
 def write_rows(
-    connection: Connection, figure: Projection, table: str, rows: list[Row], *, merge: bool
+    connection: Connection, figure: Projection, table: str, rows: pa.Table, *, merge: bool
 ) -> None:
-    """Rows in key order into a table: by COPY into an empty one on PostgreSQL, else inserted and merged."""
+    """Rows in key order into a table: inserted on SQLite, by COPY on PostgreSQL; merged with what is there if asked."""
     if not rows:
         return
     columns = ", ".join(figure.columns)
     driver: Any = connection.connection
-    if connection.dialect.name == "postgresql" and not merge:
-        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-        return
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    marks = ", ".join([mark] * len(figure.columns))
-    clause = merge_clause(figure, table) if merge else ""
     cursor = driver.cursor()
     try:
-        cursor.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks}) {clause}", rows)
+        if connection.dialect.name == "sqlite":
+            marks = ", ".join("?" * len(figure.columns))
+            statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+            for batch in rows.to_batches(max_chunksize=WRITE_ROWS):
+                cursor.executemany(
+                    f"{statement} {merge_clause(figure, table) if merge else ''}", python_rows(batch)
+                )
+            return
+        target = f"{figure.table_name}_merging" if merge else table
+        if merge:
+            cursor.execute(f"CREATE TEMP TABLE {target} (LIKE {table}) ON COMMIT DROP")
+        with cursor.copy(f"COPY {target} ({columns}) FROM STDIN (FORMAT csv)") as copy:
+            for batch in rows.to_batches(max_chunksize=WRITE_ROWS):
+                copy.write(_csv(batch))
+        if merge:
+            cursor.execute(
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {target} {merge_clause(figure, table)}"
+            )
     finally:
         cursor.close()
+
+
+def _csv(batch: pa.RecordBatch) -> memoryview:
+    """As PostgreSQL reads it: text in quotes, so that nothing at all is NULL."""
+    sink = pa.BufferOutputStream()
+    csv.write_csv(batch, sink, csv.WriteOptions(include_header=False))
+    return memoryview(sink.getvalue())
 
 
 def rebuild(
@@ -260,18 +314,18 @@ def rebuild(
     columns = compute(log, figures, 0, head)
     written: dict[str, int] = {}
     try:
-        for done, figure in enumerate(figures):
-            written[figure.name] = _rebuild_one(log, figure, columns, head)
-            if progress:
-                progress(f"rebuilt {figure.name}", done + 1, len(figures))
+        with closing(ahead((figure, columns.arrow(figure)) for figure in figures)) as made:
+            for done, (figure, rows) in enumerate(made):
+                written[figure.name] = _rebuild_one(log, figure, rows, head)
+                if progress:
+                    progress(f"rebuilt {figure.name}", done + 1, len(figures))
     finally:
         columns.close()
     return written
 
 
-def _rebuild_one(log: LedgerLog, figure: Projection, columns: Columns, head: int) -> int:
+def _rebuild_one(log: LedgerLog, figure: Projection, rows: pa.Table, head: int) -> int:
     live, beside = figure.table_name, f"{figure.table_name}_new"
-    rows = columns.rows(figure)
     with _writing(log) as connection:
         # The place first, as a follower does: two that lock in one order cannot wait for each other.
         connection.execute(
