@@ -434,6 +434,51 @@ class ProjectionBehindError(LedgerError):
     en = "The figures have not reached position {position} yet (they are at {at}). Try again shortly."
 
 
+# --- checkpoints and their keys --------------------------------------------------------------------------------------
+
+
+class NoteMalformedError(LedgerError):
+    code = "NOTE_MALFORMED"
+    zh = "签名文本格式不正确：{problem}。请重新获取。"
+    en = "The signed note is malformed: {problem}. Fetch it again from its source."
+
+
+class CheckpointMalformedError(LedgerError):
+    code = "CHECKPOINT_MALFORMED"
+    zh = "检查点格式不正确：{problem}。请重新获取。"
+    en = "The checkpoint is malformed: {problem}. Fetch it again from its source."
+
+
+class SignatureWrongError(LedgerError):
+    code = "SIGNATURE_WRONG"
+    zh = "已知密钥 {key} 的签名与文本不符：内容或签名被改动过，不可采信。"
+    en = "The signature of the known key {key} does not fit the text: one of them was altered. Trust neither."
+
+
+class NoTrustedSignatureError(LedgerError):
+    code = "NO_TRUSTED_SIGNATURE"
+    zh = "没有任何已知密钥的签名（需要：{needed}），内容不可采信。"
+    en = "None of the known keys signed this (needed: {needed}), so nothing in it can be trusted."
+
+
+class WrongOriginError(LedgerError):
+    code = "WRONG_ORIGIN"
+    zh = "这是另一个账本（{found}）的检查点，不是 {expected} 的。"
+    en = "This is a checkpoint of another log ({found}), not of {expected}."
+
+
+class NoteKeyMalformedError(LedgerError):
+    code = "NOTE_KEY_MALFORMED"
+    zh = "签名密钥不可用：{problem}。请核对密钥文本。"
+    en = "The signing or verifying key cannot be used: {problem}. Check the key's text."
+
+
+class NoteKeysAmbiguousError(LedgerError):
+    code = "NOTE_KEYS_AMBIGUOUS"
+    zh = "两个不同的已知密钥同名同号（{key}），无法分辨签名属于谁。请去掉一个。"
+    en = "Two different known keys share a name and an id ({key}), so signatures cannot be told apart. Remove one."
+
+
 # --- personal data and its keys --------------------------------------------------------------------------------------
 
 
