@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from api.identity import Accounts
 from api.settings import Settings
 from ledger.application import Ledger, utc_now
-from ledger.errors import LedgerExistsError, LedgerMissingError
+from ledger.errors import KeyStoreExistsError, LedgerExistsError, LedgerMissingError
 from ledger.log import LedgerLog
 from ledger.sealing import KeyStore, create_master_key, load_master_key
 
@@ -41,7 +41,8 @@ def create(
 ) -> UUID:
     """Make a new, empty ledger with its key store; refused if either is there already.
 
-    The key store comes first: a crash in between leaves no ledger whose people cannot be sealed.
+    The key store comes first: a crash in between leaves no ledger whose people cannot be sealed, and the next `create`
+    takes the new, empty store it finds.
     """
     new, now = ledger_id or uuid4(), created_at or datetime.now(UTC)
     _require_no_ledger(settings)
@@ -51,9 +52,21 @@ def create(
         if settings.master_key.exists()
         else create_master_key(settings.master_key)
     )
-    KeyStore.create(settings.keys, master, now)
+    try:
+        KeyStore.create(settings.keys, master, now)
+    except KeyStoreExistsError:
+        if not _is_new(settings.keys, master):
+            raise
     LedgerLog.create(settings.database, ledger_id=new, kind=kind, created_at=now, app_login=app_login).close()
     return new
+
+
+def _is_new(keys_url: str, master: bytes) -> bool:
+    store = KeyStore.open(keys_url, master)
+    try:
+        return store.is_new()
+    finally:
+        store.close()
 
 
 def _require_no_ledger(settings: Settings) -> None:

@@ -144,6 +144,8 @@ class LedgerLog(ApplicationRecorder):
             engine = _engine(parsed, busy_seconds)
             try:
                 known = _identity_of(engine, database)
+                if is_file:
+                    log_sqlite.use_wal(engine)
             except BaseException:
                 engine.dispose()
                 raise

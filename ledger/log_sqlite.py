@@ -37,14 +37,16 @@ GUARDS: dict[str, str] = {
 
 
 def make_engine(url: URL, busy_seconds: float) -> Engine:
-    """Connections in WAL mode with every commit synced to disk; SQLAlchemy, not the driver, begins transactions."""
+    """Connections with every commit synced to disk; SQLAlchemy, not the driver, begins transactions.
+
+    Connecting changes nothing in the file: it may not be one of ours. See `use_wal`.
+    """
     engine = create_engine(url, connect_args={"timeout": busy_seconds}, pool_size=16, max_overflow=48)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA cache_size = -65536")
         cursor.close()
@@ -55,6 +57,14 @@ def make_engine(url: URL, busy_seconds: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def use_wal(engine: Engine) -> None:
+    """Keep the file in WAL mode from now on, so that readers and the writer do not wait for each other."""
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()  # not inside a transaction
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.close()
 
 
 def protect(connection: Connection) -> None:

@@ -160,6 +160,7 @@ class KeyStore:
                     raise NotAKeyStoreError(database=database.name, problem="it holds other tables")
                 metadata.create_all(connection)
                 connection.execute(store.insert().values(row))
+            database.use_wal()
         finally:
             database.close()
 
@@ -173,7 +174,9 @@ class KeyStore:
         master = _MasterKey(master_key)
         database = _Database(url, busy_seconds)
         try:
-            return cls(database, master)
+            opened = cls(database, master)
+            database.use_wal()
+            return opened
         except BaseException:
             database.close()
             raise
@@ -184,6 +187,11 @@ class KeyStore:
         self._database.close()
 
     # -- sealing --
+
+    def is_new(self) -> bool:
+        """Whether nobody has a key here yet: a store whose ledger was never made."""
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(subject_keys.c.subject_id).limit(1)).first() is None
 
     def ensure_keys(self, subject_ids: Iterable[UUID]) -> None:
         """Make the keys these people lack, in one transaction, and keep them at hand: do this before sealing many.
@@ -495,6 +503,12 @@ class _Database:
             connection = plain.execution_options(writes=writes)
             with connection.begin():
                 yield connection
+
+    def use_wal(self) -> None:
+        """On SQLite, once it is known that the file is ours."""
+        if self._engine.dialect.name == "sqlite":
+            with self._ours():
+                log_sqlite.use_wal(self._engine)
 
     def writing(self) -> AbstractContextManager[sa.Connection]:
         return self.reading(writes=True)
