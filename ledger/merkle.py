@@ -162,7 +162,7 @@ def inclusion_proof(index: int, size: int, hash_at: HashAt) -> list[bytes]:
     PATH(m, D[n]) = PATH(m - k, D[k:n]) : MTH(D[0:k])    for m ≥ k
     """
     if not 0 <= index < size <= SIZE_MAX:
-        raise ProofError("the index must be below the size of the tree")
+        raise ProofError("the index must be below the size of the tree, and that below 2^63")
     downwards, start, end = [], 0, size
     while end - start > 1:
         middle = start + _split(end - start)
@@ -184,7 +184,7 @@ def consistency_proof(old_size: int, new_size: int, hash_at: HashAt) -> list[byt
     SUBPROOF(m, D[n], b)    = SUBPROOF(m - k, D[k:n], false) : MTH(D[0:k])    for m > k
     """
     if not 0 < old_size <= new_size <= SIZE_MAX:
-        raise ProofError("the old size must be at least 1 and not above the new size")
+        raise ProofError("the old size must be at least 1 and not above the new size, and that below 2^63")
     downwards, start, end = [], 0, new_size
     while end != old_size:
         middle = start + _split(end - start)
@@ -208,7 +208,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     ``size`` and ``root`` must come from one checkpoint: a proof alone does not tell every two sizes apart.
     """
     if not (_are_integers(index, size) and 0 <= index < size <= SIZE_MAX):
-        raise ProofError("the index must be below the size of the tree")
+        raise ProofError("the index must be below the size of the tree, and that below 2^63")
     inner, border = _shape(index, size - 1)
     _require_hashes(leaf, root)
     _require_proof(proof, inner + border)
@@ -226,7 +226,7 @@ def verify_consistency(
     Each size and its root must come from one checkpoint. Of the empty tree there is nothing to prove.
     """
     if not (_are_integers(old_size, new_size) and 0 < old_size <= new_size <= SIZE_MAX):
-        raise ProofError("the old size must be at least 1 and not above the new size")
+        raise ProofError("the old size must be at least 1 and not above the new size, and that below 2^63")
     _require_hashes(old_root, new_root)
     if old_size == new_size:
         _require_proof(proof, 0)
@@ -451,10 +451,8 @@ def decode_bundle(bundle: bytes, width: int) -> list[bytes]:
     entries, at = [], 0
     for _ in range(width):
         end = at + 2 + int.from_bytes(bundle[at : at + 2], "big")
-        if at + 2 > len(bundle) or end > len(bundle):
-            raise TileError("the bundle ends within an entry")
         entries.append(bundle[at + 2 : end])
         at = end
-    if at != len(bundle):
-        raise TileError("the bundle holds more than its entries")
+    if at != len(bundle):  # below it, bytes are left over; above it, the last entry was cut
+        raise TileError(f"the bundle does not hold {width} whole entries and nothing else")
     return entries

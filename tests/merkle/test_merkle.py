@@ -345,13 +345,19 @@ def test_a_proof_from_a_changed_tile_does_not_hold(large: Reference, stored: dic
         merkle.verify_inclusion(large.mth(1_234, 1_235), 1_234, LARGE, proof, large.mth(0, LARGE))
 
 
-@pytest.mark.parametrize("length", [0, 31, 3 * 32 - 1, 2 * 32, 257 * 32])
+@pytest.mark.parametrize("length", [0, 31, 2 * 32, 3 * 32 - 1, 3 * 32 + 1, 257 * 32])
 def test_a_tile_with_other_than_its_hashes_is_refused(length: int) -> None:
     hash_at = TileHashes(3, lambda _tile: bytes(length))
     with pytest.raises(TileError, match="does not hold 3 hashes"):
         hash_at(0, 0)
     with pytest.raises(TileError, match="does not hold 3 hashes"):
         list(merkle.grown_tiles(3, bytes(32), lambda _tile: bytes(length)))
+
+
+def test_a_wider_tile_serves_for_a_narrower_one(large: Reference) -> None:
+    whole, leaf = large.tile(0, 0, 256), b"\1" * 32
+    assert merkle.tile_hashes(Tile(0, 0, 3), whole) == whole[: 3 * 32]
+    assert list(merkle.grown_tiles(3, leaf, lambda _tile: whole)) == [(Tile(0, 0, 4), whole[: 3 * 32] + leaf)]
 
 
 @pytest.mark.parametrize(("height", "index"), [(0, 3), (1, 1), (2, 0), (0, -1), (-1, 0)])
@@ -476,7 +482,7 @@ def test_a_cut_or_longer_bundle_is_refused(listed: list[bytes], data: st.DataObj
     bundle = merkle.encode_bundle(listed)
     cut = data.draw(st.integers(0, len(bundle) - 1))
     for wrong in (bundle[:cut], bundle + b"\0"):
-        with pytest.raises(TileError, match="the bundle"):
+        with pytest.raises(TileError, match="whole entries"):
             merkle.decode_bundle(wrong, len(listed))
 
 
@@ -672,8 +678,9 @@ def test_one_piece_of_garbage_spoils_a_true_claim(
     ("change", "reason"),
     [
         ({"index": 7}, "below the size"),
+        ({"index": -1}, "below the size"),
         ({"index": True}, "below the size"),
-        ({"size": 2**63}, "below the size"),
+        ({"size": 2**63}, "below 2^63"),
         ({"proof": []}, "too many or too few"),
         ({"proof": [bytes(32)] * 4}, "too many or too few"),
         ({"proof": b"\0" * 3}, "a list of hashes"),
@@ -695,6 +702,7 @@ def test_a_refused_inclusion_says_why(change: Claim, reason: str, small: Referen
         ({"old_size": 0}, "at least 1"),
         ({"old_size": 8}, "not above the new size"),
         ({"new_size": None}, "at least 1"),
+        ({"new_size": 2**63}, "below 2^63"),
         ({"proof": []}, "too many or too few"),
         ({"old_size": 7}, "too many or too few"),
         ({"old_size": 7, "proof": []}, "one root"),
