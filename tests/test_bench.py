@@ -1,0 +1,68 @@
+"""The benchmark runs and says everything it promises. How fast anything was is nobody's pass or failure."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from bench import facts, table
+from ledger.codec import decode
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_it_prints_every_row_and_writes_them_as_json(tmp_path: Path) -> None:
+    output = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench", "--facts", "2000", "--database", "sqlite", "--output", output]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    for line in table.LINES:
+        assert f"sqlite    {line.text} " in done.stdout
+    document = json.loads(output.read_text("utf-8"))
+    assert document.keys() >= {"command", "machine", "versions", "facts", "databases", "figures"}
+    assert document["facts"] == 2000
+    assert [figure["figure"] for figure in document["figures"]] == [line.key for line in table.LINES]
+    assert all(figure["ours"] > 0 for figure in document["figures"])
+    both = {figure["figure"] for figure in document["figures"] if figure["times_eventsourcing"]}
+    assert both >= {"append_one", "append_16", "handle_16", "append_100", "read", "rebuild_one"}
+    durability = document["databases"]["sqlite"]
+    assert durability["ours"] == durability["eventsourcing"] == "journal_mode=wal synchronous=2"
+
+
+def test_its_facts_are_ones_the_ledger_reads_in_streams_without_gaps() -> None:
+    versions: Counter[UUID] = Counter()
+    recorded = facts.START
+    made = list(facts.stored_facts(3000))
+    assert len(made) == 3000
+    for stored in made:
+        assert isinstance(stored.originator_id, UUID)
+        fact = decode(stored.topic, stored.originator_id, stored.originator_version, stored.state)
+        versions[stored.originator_id] += 1
+        assert stored.originator_version == versions[stored.originator_id]
+        assert fact.recorded_at >= recorded
+        recorded = fact.recorded_at
+    assert made == list(facts.stored_facts(3000))
+    for stored in (*facts.entries(2), *facts.renewed(4, recorded)):
+        assert isinstance(stored.originator_id, UUID)
+        decode(stored.topic, stored.originator_id, stored.originator_version, stored.state)
+
+
+def test_its_hours_are_spread_as_in_a_real_county() -> None:
+    spread = facts.skew(200_000)
+    assert spread["under_5_hours"] == pytest.approx(0.7, abs=0.03)
+    assert spread["over_200_hours"] == pytest.approx(0.01, abs=0.002)
+
+
+def test_a_target_is_as_far_away_as_its_farthest_part() -> None:
+    line = next(line for line in table.LINES if line.key == "rebuild_one")
+    target = table.Target("rebuild_one", "sqlite", least=700_000, times=300)
+    figure = table.Figure("sqlite", line, 1_400_000.0, 10_000.0, target)
+    assert figure.times_theirs == 140
+    assert figure.of_target == pytest.approx(140 / 300)
+    latency = next(line for line in table.LINES if line.key == "live_p50")
+    assert table.Figure("sqlite", latency, 1.5, 6.0, table.Target("live_p50", "sqlite", 3)).of_target == 2
+    assert table.Figure("sqlite", latency, 1.5, 6.0, None).times_theirs == 4
