@@ -479,6 +479,38 @@ class NoteKeysAmbiguousError(LedgerError):
     en = "Two different known keys share a name and an id ({key}), so signatures cannot be told apart. Remove one."
 
 
+class ProofWrongError(LedgerError):
+    code = "PROOF_WRONG"
+    zh = "证明不成立：{problem}。请向出具者重新索取。"
+    en = "The proof does not hold: {problem}. Ask for it again where it came from."
+
+
+class NotSignedYetError(Refusal):
+    code = "NOT_SIGNED_YET"
+    zh = "第 {position} 条事实还不在大小为 {size} 的检查点之内。请等下一个检查点。"
+    en = "The fact at position {position} is not covered by the checkpoint of size {size}. Wait for the next one."
+
+
+class UnknownCheckpointError(Refusal):
+    code = "UNKNOWN_CHECKPOINT"
+    zh = "没有发布过大小为 {size} 的检查点。"
+    en = "No checkpoint of size {size} was published."
+
+
+class SignerRunningError(LedgerError):
+    code = "SIGNER_RUNNING"
+    zh = "另一个签名进程正在使用状态文件 {file}。"
+    en = "Another signer is using the state file {file}."
+
+
+class SignerHaltedError(LedgerError):
+    """The signer signs nothing more until somebody has looked: ``reason`` is one of `ledger.signer.HALTS`."""
+
+    code = "SIGNER_HALTED"
+    zh = "签名已停止（{reason}，第 {position} 条）：{problem_zh} 查明原因之后才可用 wenming sign --reset 解除。"
+    en = "Signing has halted ({reason}, position {position}): {problem_en} Once the cause is known: wenming sign --reset"
+
+
 # --- personal data and its keys --------------------------------------------------------------------------------------
 
 
