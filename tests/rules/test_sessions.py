@@ -197,7 +197,7 @@ def test_any_instant_is_taken_in_utc_or_refused(instant: datetime) -> None:
     except ValidationError:
         assert instant.year not in range(1949, 2200)
         return
-    assert taken == instant
+    assert taken == instant.astimezone(UTC)  # a clock reading in a gap of summer time equals nothing else
     assert taken.tzinfo is UTC
     given(COUNTY, an_accepted_order(LI)).when(completed(c.Service.model_validate(fields)), RECORDER)
 
