@@ -4,17 +4,20 @@ It reads the stored columns themselves, inside one read transaction, and trusts 
 database holds becomes a `Defect`, never a crash. Nothing here repairs or writes, and nothing here knows a figure:
 `projections.replay` compares those.
 
-What it cannot find: until checkpoints are signed, whoever owns the database can rewrite history as a whole (states,
-leaf hashes and the head's frontier, recomputed to fit), or cut off its end together with the head. Such a log is sound
-in itself; an earlier root hash, kept elsewhere and compared with `Report.root`, shows it. Nor is anything hashed of
-command_outcomes: a digest changed for another, or a record of a command that had nothing to do, cannot be told.
+What it cannot find: whoever owns the database can rewrite history as a whole (states, leaf hashes and the head's
+frontier, recomputed to fit), or cut off its end together with the head. Where checkpoints are signed, the first that
+does not fit shows it (`ledger.audit_tree`), unless checkpoints and tiles were rewritten too: then only their signatures
+do, with the log's public keys, or a checkpoint kept elsewhere. Facts after the newest checkpoint are not signed yet,
+and where nothing is signed an earlier root hash, kept elsewhere and compared with `Report.root`, must do. Nor is
+anything hashed of command_outcomes: a digest changed for another, or a record of a command that had nothing to do,
+cannot be told.
 A ledger_id can be changed unnoticed only where no command ever came with a key. That a fact is true is never proven.
 """
 
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -29,12 +32,15 @@ from sqlalchemy.engine import Inspector
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ledger import ids, log_postgres, log_sqlite
+from ledger.audit_tree import TreeAudit
+from ledger.checkpoint import VerifierKey
 from ledger.codec import EVENTS_BY_TOPIC, decode, instant_text
 from ledger.errors import LedgerBusyError, UnreadableFactError
 from ledger.events import Code, Fact, Instant, PublicName, Sealed
 from ledger.log import LedgerLog
 from ledger.merkle import Frontier, leaf_hash
 from ledger.schema import metadata
+from ledger.tree import tree_metadata
 
 DEFECTS_KEPT = 100
 """Defects told one by one; beyond that they are only counted."""
@@ -121,6 +127,23 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
         "第 {position} 条事实的内容与其哈希不符。",
         "The fact at position {position} does not hash to its leaf_hash.",
     ),
+    "CHECKPOINT_WRONG": (
+        "大小为 {size} 的检查点与事实不符：第 {first} 至 {size} 条之中，有已签名的事实被改写、调换或删去。",
+        "The checkpoint of size {size} does not fit the facts: of those at positions {first} to {size}, which were"
+        " signed, some were rewritten, reordered or removed.",
+    ),
+    "CHECKPOINT_NOTE_WRONG": (
+        "大小为 {size} 的检查点，其签名文本与所记不符，或没有已知密钥的签名。",
+        "The note of the checkpoint of size {size} does not say what stands beside it, or no known key signed it.",
+    ),
+    "TILE_WRONG": (
+        "哈希块 {path} 与事实不符，自第 {first} 条起。",
+        "The tile {path} does not fit the facts, from position {first} on.",
+    ),
+    "TILES_COUNT_WRONG": (
+        "应有 {expected} 个哈希块，实有 {stored} 个。",
+        "There should be {expected} tiles, and there are {stored}.",
+    ),
     "OUTCOME_RANGE_WRONG": (
         "一条命令记录所指的第 {first} 至 {last} 条，并不正好是一条命令的全部事实。",
         "A command's record names positions {first} to {last}; these are not just the facts of one command.",
@@ -185,9 +208,14 @@ class Report:
         return orjson.dumps(self.to_dict(), option=orjson.OPT_INDENT_2).decode()
 
 
-def verify(log: LedgerLog, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(
+    log: LedgerLog,
+    progress: Callable[[int, int], None] | None = None,
+    log_keys: Sequence[VerifierKey] = (),
+) -> Report:
     """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
 
+    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too.
     Raises LEDGER_BUSY if the database is held, and what the driver says if the connection is lost: neither is a defect.
     """
     started = time.monotonic()
@@ -199,9 +227,14 @@ def verify(log: LedgerLog, progress: Callable[[int, int], None] | None = None) -
             _check_identity(source, log, findings)
             head = _read_head(source, findings)
             outcomes = _Outcomes(log.identity.ledger_id, source, findings)
-            facts = _Facts(instant_text(log.identity.created_at), source.text, outcomes, findings)
+            tree = _tree_audit(connection, source, findings, log_keys)
+            facts = _Facts(instant_text(log.identity.created_at), source.text, outcomes, tree, findings)
             _read_facts(source, facts, head.size if head else 0, progress)
             outcomes.finish()
+            if tree is not None:
+                with _tolerant(findings, "tree_tiles"):
+                    tree.finish(facts.frontier)
+                findings.checks |= {"checkpoints": tree.checkpoints, "tiles": tree.tiles}
             if head is not None and "facts" in readable:
                 _compare_head(head, facts, findings)
     return Report(
@@ -370,6 +403,7 @@ class _Facts:
         created_at: str,
         text: Callable[[object], str | None],
         outcomes: "_Outcomes",
+        tree: TreeAudit | None,
         findings: _Findings,
     ) -> None:
         self.last = 0
@@ -380,6 +414,7 @@ class _Facts:
         self._forms = written_forms()
         self._text = text
         self._outcomes = outcomes
+        self._tree = tree
         self._findings = findings
 
     @property
@@ -404,7 +439,7 @@ class _Facts:
         raw_id = self._check_stream(stream_text, version)
         self._check_state(topic_text, state_text)
         if raw_id is None or version is None or topic_text is None or state_text is None:
-            self.frontier.append(leaf if type(leaf) is bytes and len(leaf) == 32 else bytes(32))
+            self._append(leaf if type(leaf) is bytes and len(leaf) == 32 else bytes(32))
         else:
             self._check_leaf(leaf, raw_id, version, topic_text.encode(), state_text.encode())
 
@@ -477,7 +512,23 @@ class _Facts:
             computed = bytes(32)
         if leaf != computed or type(leaf) is not bytes:
             self._findings.found(self.last, "LEAF_HASH_WRONG")
-        self.frontier.append(computed)
+        self._append(computed)
+
+    def _append(self, leaf: bytes) -> None:
+        self.frontier.append(leaf)
+        if self._tree is not None:
+            self._tree.leaf(leaf, self.frontier)
+
+
+def _tree_audit(
+    connection: Connection, source: _Source, findings: _Findings, log_keys: Sequence[VerifierKey]
+) -> TreeAudit | None:
+    """What was signed, ready to be compared; None where nothing was, or its tables cannot be read."""
+    if not tree_metadata.tables.keys() <= source.readable:
+        return None
+    with _tolerant(findings, "checkpoints"):
+        return TreeAudit(connection, findings.found, lambda: _tolerant(findings, "tree_tiles"), log_keys)
+    return None
 
 
 def _read_facts(
@@ -735,7 +786,8 @@ def _check_structure(connection: Connection, findings: _Findings) -> frozenset[s
     readable: set[str] = set()
     with _tolerant(findings, "the schema"):
         present.update(inspect(connection).get_table_names())
-    for table in metadata.sorted_tables:
+    is_signed = not present.isdisjoint(tree_metadata.tables)
+    for table in [*metadata.sorted_tables, *(tree_metadata.sorted_tables if is_signed else ())]:
         if table.name not in present:
             findings.found(None, "TABLE_MISSING", table=table.name)
             continue
