@@ -1,6 +1,8 @@
 """Stored bytes that are not exactly what we would write are refused in our own words, whatever they are."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import orjson
@@ -72,6 +74,15 @@ def test_a_field_with_any_other_value_is_read_or_refused(field: str, value: obje
 def test_another_written_form_is_refused(state: bytes) -> None:
     with pytest.raises(UnreadableFactError):
         decode("unit.renamed", STREAM, 1, state)
+
+
+def test_a_number_beyond_what_json_holds_exactly_is_refused() -> None:
+    golden = orjson.loads((Path(__file__).parent / "golden" / "entry.posted.v1.full.json").read_bytes())
+    state = golden["state"].encode()
+    large = re.sub(rb'"minutes":-?[0-9]+', b'"minutes":9007199254740993', state)
+    assert large != state
+    with pytest.raises(UnreadableFactError):
+        decode("entry.posted", UUID(golden["stream_id"]), golden["version"], large)
 
 
 def test_an_older_version_keeps_its_written_form_where_no_upcast_touched_it(
