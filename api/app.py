@@ -9,8 +9,9 @@ from uuid import uuid4
 from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import commands, history, problems, queries
+from api import commands, history, integrity, problems, queries
 from api.parts import Parts
+from api.signing import signing
 from ledger.errors import LedgerError
 from ledger.log import LedgerLog
 from projections import follower
@@ -20,7 +21,7 @@ log = logging.getLogger("wenming.api")
 
 
 def create_app(parts: Parts) -> FastAPI:
-    """The application over an open ledger; it follows the log itself if the settings say so."""
+    """The application over an open ledger; it follows and signs the log itself if the settings say so."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -29,7 +30,8 @@ def create_app(parts: Parts) -> FastAPI:
         if parts.settings.follows:
             thread.start()
         try:
-            yield
+            with signing(parts.log, parts.settings):
+                yield
         finally:
             stop.set()
             if thread.is_alive():
@@ -52,7 +54,9 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(commands.build())
     v1.include_router(queries.router)
     v1.include_router(history.router)
+    v1.include_router(integrity.router)
     app.include_router(v1)
+    app.include_router(integrity.log_router)
 
     @app.get("/healthz", tags=["health"])
     def health() -> dict[str, object]:

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     """How long a write waits for another writer before LEDGER_BUSY."""
     follow: bool | None = None
     """Whether `serve` keeps the figures up itself; left out: yes on SQLite, no on PostgreSQL."""
+    signing_key: Path | None = None
+    """The file of the keys that sign checkpoints; left out, `serve` signs nothing."""
+    signer_state: Path | None = None
+    """The signer's own file; left out, ``<signing key file>.state.json``. Never inside the database, nor its backup."""
     wait_seconds: float = Field(default=2.0, ge=0, le=60)
     """How long a read waits for the figures to reach Ledger-Min-Position."""
 
@@ -69,6 +73,20 @@ class Settings(BaseSettings):
     def follows(self) -> bool:
         """Whether `serve` follows in its own process."""
         return self.on_sqlite if self.follow is None else self.follow
+
+    @property
+    def signs(self) -> bool:
+        """Whether `serve` signs in its own process: only where it is the one process that writes."""
+        return self.on_sqlite and self.signing_key is not None
+
+    @property
+    def state_file(self) -> Path:
+        """The signer's state; INVALID_REQUEST if neither it nor a key file is set."""
+        if self.signer_state is not None:
+            return self.signer_state
+        if self.signing_key is None:
+            raise InvalidRequestError(problem="settings: signing needs --key or WENMING_SIGNING_KEY")
+        return self.signing_key.with_name(self.signing_key.name + ".state.json")
 
     def shown(self) -> dict[str, object]:
         """Every setting as people may see it, passwords hidden."""

@@ -8,7 +8,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, asking, checking, demo, making
+from api.cli import accounts, asking, checking, demo, making, signing
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -34,6 +34,14 @@ users.command()(accounts.add)
 users.command("list")(accounts.listed)
 users.command()(accounts.revoke)
 app.add_typer(users, name="user")
+
+signing_keys = typer.Typer(help="The keys that sign checkpoints.", no_args_is_help=True)
+signing_keys.command()(signing.new)
+app.add_typer(signing_keys, name="key")
+app.command()(signing.sign)
+app.command()(signing.checkpoint)
+app.command()(signing.prove)
+app.command("check-proof")(signing.check_proof)
 
 app.command()(accounts.config)
 app.command()(demo.demo)

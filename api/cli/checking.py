@@ -7,6 +7,7 @@ import typer
 
 from api.cli.given import AsJson, Database, figure_named, open_log
 from api.cli.shown import counted, say, show_json, show_report
+from api.cli.signing import VerifierKeys, verifier_keys
 from api.progress import progress
 from ledger import audit
 from ledger.log import LedgerLog
@@ -20,11 +21,16 @@ def verify(
     figures: Annotated[
         bool, typer.Option(help="Recompute every figure and compare it with its table.")
     ] = True,
+    vkey: VerifierKeys = None,
 ) -> None:
-    """Check everything that must always hold: facts, hashes, tree, and every figure. Exit code 1 on a defect."""
+    """Check everything that must always hold: facts, hashes, tree, what was signed, and every figure.
+
+    With the log's public keys, the signatures too. Exit code 1 on a defect.
+    """
+    keys = verifier_keys(vkey)
     with open_log(database) as log:
         with progress() as report:
-            found = audit.verify(log, lambda done, whole: report("verifying facts", done, whole))
+            found = audit.verify(log, lambda done, whole: report("verifying facts", done, whole), keys)
         wrong = _compare(log) if figures and found.ok else None
     whole = found.ok and not any((wrong or {}).values())
     if as_json:

@@ -16,8 +16,10 @@ from api.app import create_app
 from api.parts import Parts, create, open_parts
 from api.settings import Settings, read_settings
 from ledger import ids
+from ledger.checkpoint import SignerKey
 from ledger.personal_numbers import check_character
 from ledger.rulebook import default_rulebook
+from ledger.signer import Signer
 
 START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 LEDGER_ID = UUID("5f0c1c3e-6a55-4a1d-9d6a-3f2f4f1f0a02")
@@ -157,6 +159,14 @@ class Town:
         self.done(f"/teams/{self.squad}/join", who, {"volunteer_id": name(who)})
         return name(who)
 
+    def sign(self) -> SignerKey:
+        """A checkpoint over everything so far; the key that signed it."""
+        key = SignerKey("ledger.example/town", bytes(32))
+        state = self.settings.master_key.with_name("signer.json")
+        with Signer(self.parts.log, state, [key], key.name) as signer:
+            signer.sign_once()
+        return key
+
     # -- an order, step by step --
 
     def order(self, order: str, **changes: Any) -> dict[str, Any]:
@@ -293,6 +303,7 @@ def standing_town(town_in: Copier, tmp_path_factory: pytest.TempPathFactory) -> 
         town.rate(town.served())
         town.backfill()
         town.correction(kind="reverse")
+        town.sign()
         yield town
 
 

@@ -1,6 +1,7 @@
 """What each command does, what it refuses, and with which exit code."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -32,14 +33,15 @@ from tests.county import County, sample_steps
 COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo",
     "user", "user add", "user list", "user revoke",
+    "key", "key new", "sign", "checkpoint", "prove", "check-proof",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DATABASE", "KEYS", "MASTER_KEY_FILE", "HOST", "PORT", "BUSY_SECONDS", "FOLLOW"):
-        monkeypatch.delenv(f"WENMING_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("WENMING_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -132,6 +134,8 @@ def test_wrong_usage_is_exit_code_2(wrong: list[str]) -> None:
         ["diff", "volunteer_hours", "0"],
         ["explain", "volunteer_hours", "volunteer_id=x"],
         ["ranking"],
+        ["checkpoint"],
+        ["prove", "1"],
         ["user", "add", "auditor"],
         ["user", "list"],
         ["user", "revoke", "x"],

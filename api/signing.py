@@ -1,0 +1,45 @@
+"""Signing inside `wenming serve`: on SQLite one process is all there is. Elsewhere `wenming sign` runs by itself."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from api.settings import Settings
+from ledger.errors import SignerHaltedError
+from ledger.log import LedgerLog
+from ledger.signer import Signer
+from ledger.signing_keys import read_key_files
+
+log = logging.getLogger("wenming.signer")
+
+
+def signer_of(ledger_log: LedgerLog, settings: Settings) -> Signer:
+    """The signer that the settings describe; its log bears the name of the first key."""
+    keys = read_key_files([settings.signing_key] if settings.signing_key else [])
+    return Signer(ledger_log, settings.state_file, keys, keys[0].name)
+
+
+@contextmanager
+def signing(ledger_log: LedgerLog, settings: Settings) -> Iterator[None]:
+    """Sign beside whatever happens inside, if the settings say so."""
+    if not settings.signs:
+        yield
+        return
+    stop = threading.Event()
+    with signer_of(ledger_log, settings) as signer:
+        thread = threading.Thread(target=_run, args=(signer, stop), name="signer")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _run(signer: Signer, stop: threading.Event) -> None:
+    """Until told to stop. A halt is for an administrator to look into; the ledger is served all the same."""
+    try:
+        signer.run(stop)
+    except SignerHaltedError as halted:
+        log.critical("%s", halted)
