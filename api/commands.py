@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from sqlalchemy import select
 
+from api import erasure
 from api.deps import fact_json, parts_of, writer
 from api.parts import Parts
 from api.problems import KeyRequiredError
@@ -22,6 +23,7 @@ from ledger.codec import canonical_json
 from ledger.errors import InvalidRequestError, LedgerBusyError, Refusal
 from ledger.personal_numbers import normal_id_number, normal_phone
 from ledger.rules import Caller
+from ledger.rules.data_requests import DataRequest
 from ledger.rules.orders import Order
 from ledger.schema import outcomes
 
@@ -114,6 +116,9 @@ ROUTES = (
     Route("/orders/{order_id}/complete", c.CompleteOrder),
     Route("/orders/{order_id}/rate", c.RateOrder, {"comment": (Text, "order.rated", "writer")}),
     Route("/orders/{order_id}/ratings/withdraw", c.WithdrawRating),
+    Route("/data-requests", c.RequestData),
+    Route("/data-requests/{request_id}/decide", c.DecideDataRequest),
+    Route("/data-requests/{request_id}/erase", c.EraseSubject),
 )
 """Every command of the ledger; a test sees that none is missing."""
 
@@ -199,6 +204,8 @@ def _endpoint(route: Route) -> Callable[..., Recorded]:
         write = Write(parts, route, who, ids, body)
         pinned = _pinned(if_match, next(iter(ids.values()), None))
         answer = write.handle(key, pinned, dry_run)
+        if route.command is c.EraseSubject and not dry_run:
+            write.carry_out_erasure()
         if not dry_run:  # what was not recorded has no position to wait for
             response.headers["Ledger-Position"] = str(answer.last_position)
         return Recorded(
@@ -234,7 +241,10 @@ class Write:
         """
         written = self._written()
         self._check_numbers()
-        if dry_run or self._answered(key):
+        answered = not dry_run and self._answered(key)
+        if not answered:
+            self._check_guesses()
+        if dry_run or answered:
             return self._decide(self._command(sealed=False), key, pinned, written, dry_run)
         if self._profile is not None:
             self._decide(self._command(sealed=False), None, pinned, written, dry_run=True)
@@ -294,6 +304,23 @@ class Write:
             normal_id_number(self._profile.id_number)
         if self._profile is not None and self._profile.phone:
             normal_phone(self._profile.phone)
+
+    def _check_guesses(self) -> None:
+        """TOO_MANY_ATTEMPTS for those who try codes; the requester needs none, and is nobody's guesser (F06)."""
+        code = getattr(self.body, "code", None)
+        if self.route.command is not c.RateOrder or code is None:
+            return
+        order_id = self.ids["order_id"]
+        order = self.parts.ledger.state(order_id)
+        if isinstance(order, Order) and order.requester_id != self.who.person_id:
+            right = self.parts.keys.check_rating_code(order_id, code)
+            self.parts.accesses.code_tried(order_id, right, self.parts.ledger.clock())
+
+    def carry_out_erasure(self) -> None:
+        """The fact is durable, from this request or an earlier one: now the key goes."""
+        request = self.parts.ledger.state(self.ids["request_id"])
+        assert isinstance(request, DataRequest)
+        erasure.carry_out(self.parts, request.subject_id)
 
     def _claim(self) -> tuple[UUID, str] | None:
         """One identity number, one person (F12); phones tell who shares one (F06)."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import UUID, uuid4
 
+from api.accesses import Accesses
 from api.identity import Accounts
 from api.settings import Settings
 from ledger.application import Ledger, utc_now
@@ -23,9 +24,11 @@ class Parts:
     log: LedgerLog
     keys: KeyStore
     accounts: Accounts
+    accesses: Accesses
     ledger: Ledger
 
     def close(self) -> None:
+        self.accesses.close()
         self.accounts.close()
         self.keys.close()
         self.log.close()
@@ -88,7 +91,12 @@ def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         log.close()
         raise
     return Parts(
-        settings, log, keys, Accounts(settings.keys), Ledger(log, digest=keys.request_digest, clock=clock)
+        settings,
+        log,
+        keys,
+        Accounts(settings.keys),
+        Accesses(settings.keys, settings.busy_seconds),
+        Ledger(log, digest=keys.request_digest, clock=clock),
     )
 
 

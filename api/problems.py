@@ -44,6 +44,12 @@ class FiguresBehindError(LedgerError):
     en = "The figures are at position {position}, not yet at {wanted}. Try again shortly."
 
 
+class TooManyAttemptsError(Refusal):
+    code = "TOO_MANY_ATTEMPTS"
+    zh = "这一单的评价码已多次输错，请在 {retry_seconds} 秒后再试。"
+    en = "Too many wrong codes were tried for this order. Try again in {retry_seconds} seconds."
+
+
 class UnavailableError(LedgerError):
     code = "LEDGER_UNAVAILABLE"
     zh = "暂时无法读取账本数据库。什么都没有写入；请稍后用同一个键重试。"
@@ -74,6 +80,7 @@ STATUS: dict[str, int] = {
     "KEY_IN_FLIGHT": 409,
     "VERSION_MISMATCH": 412,
     "SUBJECT_ERASED": 410,
+    "TOO_MANY_ATTEMPTS": 429,
     "NOT_FOUND": 404,
     "UNKNOWN_UNIT": 404,
     "UNKNOWN_TEAM": 404,
@@ -83,6 +90,7 @@ STATUS: dict[str, int] = {
     "UNKNOWN_REQUEST": 404,
     "UNKNOWN_RATING": 404,
     "UNKNOWN_CHECKPOINT": 404,
+    "UNKNOWN_DATA_REQUEST": 404,
     "METHOD_NOT_ALLOWED": 405,
     "PAYLOAD_TOO_LARGE": 413,
     "LEDGER_BUSY": 503,
@@ -139,7 +147,8 @@ def _plain(value: object) -> object:
 def answer(error: ExpectedError, request: Request) -> JSONResponse:
     """An expected error as a response."""
     request_id = getattr(request.state, "request_id", None) or uuid4().hex
-    headers = {"Retry-After": RETRY_SECONDS[error.code]} if error.code in RETRY_SECONDS else {}
+    retry_after = error.details.get("retry_seconds", RETRY_SECONDS.get(error.code))
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     if error.code == "UNAUTHENTICATED":
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body_of(error, request_id), status_of(error), headers, MEDIA_TYPE)

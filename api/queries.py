@@ -13,6 +13,7 @@ from sqlalchemy import Table, func, select
 from api.deps import When, asking, caller, caught_up, parts_of, units_of, when
 from api.identity import OVERSEERS, STAFF, require_overseer, require_reader
 from api.parts import Parts
+from api.personal import Reader, Sealing, reader_of
 from ledger import events
 from ledger.codec import decode
 from ledger.errors import (
@@ -25,9 +26,10 @@ from ledger.errors import (
     UnknownVolunteerError,
     WrongRoleError,
 )
+from ledger.groupcommit import Row
 from ledger.rulebook import local_day
 from ledger.rules import Caller
-from ledger.rules.orders import ALLOWED
+from ledger.rules.orders import ALLOWED, Order
 from projections import follower, replay
 from projections.figures import all_figures
 from projections.hours import (
@@ -55,6 +57,7 @@ Who = Annotated[Caller, Depends(caller)]
 At = Annotated[When, Depends(when)]
 Fresh = Annotated[None, Depends(caught_up)]
 Ledger = Annotated[Parts, Depends(parts_of)]
+Unsealing = Annotated[Reader, Depends(reader_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Json = dict[str, Any]
 Stage = Literal["placed", "dispatched", "accepted", "completed", "rated", "rejected", "withdrawn"]
@@ -161,10 +164,12 @@ def _require_may_read(parts: Parts, who: Caller, volunteer_id: UUID) -> None:
 
 
 @router.get("/volunteers/{volunteer_id}")
-def volunteer(volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, response: Response) -> Json:
+def volunteer(
+    volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, reader: Unsealing, response: Response
+) -> Json:
     """One person: number, unit, categories and status; the name only for themself, their staff, and admins.
 
-    ``profile`` is null for everybody else, and after erasure.
+    ``profile`` is null for everybody else. After erasure its fields read 〔已删除〕, under a restriction 〔已限制〕.
     """
     _require_may_read(parts, who, volunteer_id)
     with asking(parts, When(None, None), response, volunteers, volunteer_categories) as moment:
@@ -187,18 +192,17 @@ def volunteer(volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, respon
         "withdrawn": bool(row["withdrawn"]),
         "categories": [c["category"] for c in categories],
         "version": rows[-1].version,
-        "profile": _profile(parts, volunteer_id) if named else None,
+        "profile": reader.read([_profile(rows)])[0] if named else None,
     }
 
 
-def _profile(parts: Parts, volunteer_id: UUID) -> dict[str, str | None] | None:
-    """Unsealed here, in memory, for this one answer."""
-    for row in reversed(parts.log.stream(volunteer_id)):
-        if row.topic in ("volunteer.enrolled", "volunteer.profile_corrected"):
-            fact = decode(row.topic, row.stream_id, row.version, row.state)
-            assert isinstance(fact, events.VolunteerEnrolled | events.VolunteerProfileCorrected)
-            return parts.keys.unseal(row.topic, fact.profile)
-    return None
+def _profile(rows: list[Row]) -> Sealing:
+    """The newest personal fields of a volunteer."""
+    for row in reversed(rows):
+        fact = decode(row.topic, row.stream_id, row.version, row.state)
+        if isinstance(fact, events.VolunteerEnrolled | events.VolunteerProfileCorrected):
+            return Sealing(row.topic, fact.profile)
+    raise AssertionError("a volunteer's stream begins with their enrolment")
 
 
 @router.get("/volunteers/{volunteer_id}/hours")
@@ -340,8 +344,12 @@ def list_orders(
 
 
 @router.get("/orders/{order_id}")
-def order(order_id: UUID, who: Who, at: At, parts: Ledger, response: Response) -> Json:
-    """One order: every step's moment, everybody's answer, and what may be done with it now."""
+def order(order_id: UUID, who: Who, at: At, parts: Ledger, reader: Unsealing, response: Response) -> Json:
+    """One order: every step's moment, everybody's answer, and what may be done with it now.
+
+    ``need``, what is asked and where, is for the requester, the unit's staff, and volunteers with an open offer or
+    acceptance; null for everybody else.
+    """
     with asking(parts, at, response, order_board, order_answers, stream_id=order_id) as moment:
         row = one(board(moment, Which(order_id=str(order_id)), parts.ledger.clock()))
         asked = answers_to(moment, str(order_id))
@@ -354,7 +362,32 @@ def order(order_id: UUID, who: Who, at: At, parts: Ledger, response: Response) -
     if state is not None and not at:
         response.headers["ETag"] = f'"{state.version}"'
     allowed = ALLOWED[row["stage"]] if not at else ()
-    return {**row, "allowed_actions": allowed, "answers": asked}
+    may = state is not None and state.stream == "order" and _may_read_need(parts, who, state)
+    need = reader.read([_need(parts, order_id)])[0] if may else None
+    return {**row, "allowed_actions": allowed, "answers": asked, "need": need}
+
+
+def _may_read_need(parts: Parts, who: Caller, order: Order) -> bool:
+    """The requester, staff of the unit or one above, admins, and who is to serve or still to answer."""
+    if who.person_id == order.requester_id or who.role == "admin":
+        return True
+    if who.role in STAFF:
+        inside = units_of(parts, who)
+        if inside is None or str(order.unit_id) in inside:
+            return True
+    asked = order.assignments.get(who.person_id)
+    if asked is None or order.status not in ("dispatched", "accepted"):
+        return False
+    return asked.status == "accepted" or (
+        asked.status == "offered" and parts.ledger.clock() < asked.expires_at
+    )
+
+
+def _need(parts: Parts, order_id: UUID) -> Sealing:
+    row = parts.log.stream(order_id)[0]
+    fact = decode(row.topic, row.stream_id, row.version, row.state)
+    assert isinstance(fact, events.OrderPlaced)
+    return Sealing(row.topic, fact.need)
 
 
 @router.get("/orders/{order_id}/rating-code")

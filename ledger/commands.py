@@ -14,6 +14,8 @@ from ledger.events import (
     ActivityKind,
     Code,
     CorrectionKind,
+    DataRequestKind,
+    DataRequestOutcome,
     PublicName,
     Sealed,
     SponsorRole,
@@ -307,3 +309,28 @@ class WithdrawRating(Command):
     order_id: UUID
     rating_id: UUID
     reason: Code = "own_wish"
+
+
+# --- data-subject rights -------------------------------------------------------------------------
+
+
+class RequestData(Command):
+    """Asked by the person themself, or taken down for them by an administrator."""
+
+    request_id: UUID
+    subject_id: UUID
+    kind: DataRequestKind
+
+
+class DecideDataRequest(Command):
+    """``reason`` belongs to a refusal; ``retention_runs`` refuses an erasure and restricts instead (PIPL art. 47)."""
+
+    request_id: UUID
+    outcome: DataRequestOutcome
+    reason: Code | None = None
+
+
+class EraseSubject(Command):
+    """Carries out a fulfilled request for erasure. It cannot be undone."""
+
+    request_id: UUID

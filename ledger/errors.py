@@ -187,6 +187,12 @@ class AlreadyExistsError(Refusal):
     en = "{what} exists already ({id}); there can be only one."
 
 
+class UnknownDataRequestError(Refusal):
+    code = "UNKNOWN_DATA_REQUEST"
+    zh = "没有编号为 {id} 的个人信息申请。"
+    en = "There is no data-subject request {id}."
+
+
 class AlreadyMemberError(Refusal):
     code = "ALREADY_MEMBER"
     zh = "志愿者 {volunteer_id} 已经在这支队伍中。"
@@ -530,6 +536,12 @@ class SubjectErasedError(Refusal):
     code = "SUBJECT_ERASED"
     zh = "当事人 {subject_id} 的个人信息已经删除，不能再为其保存个人信息。"
     en = "The personal data of {subject_id} were erased; nothing personal is kept for them any more."
+
+
+class SubjectRestrictedError(Refusal):
+    code = "SUBJECT_RESTRICTED"
+    zh = "当事人 {subject_id} 已要求限制处理其个人信息，暂不能新增或更改。请先由本人申请解除限制。"
+    en = "{subject_id} had the use of their personal data restricted, so none are added or changed. They may ask for its release first."
 
 
 class SealBrokenError(LedgerError):

@@ -45,6 +45,8 @@ ActivityKind = Literal[
 SourceClass = Literal["machine", "confirmed", "backfilled", "imported"]
 CorrectionKind = Literal["amend", "reverse"]
 Verdict = Literal["approved", "declined"]
+DataRequestKind = Literal["access", "restriction", "release", "erasure"]
+DataRequestOutcome = Literal["fulfilled", "refused"]
 
 
 class Stamp(TypedDict):
@@ -541,6 +543,68 @@ class OrderRatingWithdrawn(Fact):
     reason: Code
 
 
+# --- data-subject rights -------------------------------------------------------------------------
+
+
+class DataRequestReceived(Fact):
+    """A person asks to see, to block, to release or to have erased what is kept about them (T51).
+
+    ``relayed`` if an administrator took it down for them; ``due_on`` is the last local day for an answer, fifteen
+    working days on by the calendar of the rule book named. The caller is who received it.
+    """
+
+    TOPIC = "data_request.received"
+    STREAM = "data_request"
+    subject_id: UUID
+    kind: DataRequestKind
+    relayed: bool
+    due_on: date
+    rulebook_version: int
+
+
+class DataRequestDecided(Fact):
+    """Another person than who received it fulfilled or refused a data-subject request (T51, F08).
+
+    ``reason`` is null for what was fulfilled; ``late`` that ``due_on`` had passed.
+    """
+
+    TOPIC = "data_request.decided"
+    STREAM = "data_request"
+    subject_id: UUID
+    kind: DataRequestKind
+    outcome: DataRequestOutcome
+    reason: Code | None
+    late: bool
+    received_by_id: UUID
+
+
+class SubjectRestricted(Fact):
+    """Nobody but the person themself reads their sealed fields from now on, and none are added (T51)."""
+
+    TOPIC = "subject.restricted"
+    STREAM = "subject"
+    subject_id: UUID
+    request_id: UUID
+
+
+class SubjectReleased(Fact):
+    """A restriction ended by the person's wish (T51)."""
+
+    TOPIC = "subject.released"
+    STREAM = "subject"
+    subject_id: UUID
+    request_id: UUID
+
+
+class SubjectErased(Fact):
+    """The key of a person's sealed fields is destroyed; hours, ids and proofs stay (T51)."""
+
+    TOPIC = "subject.erased"
+    STREAM = "subject"
+    subject_id: UUID
+    request_id: UUID
+
+
 EVENT_TYPES: tuple[type[Fact], ...] = (
     RuleBookPublished,
     UnitEstablished, UnitRenamed, UnitMoved, UnitRoleAssigned, UnitRoleEnded,
@@ -550,5 +614,6 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     CorrectionRequested, CorrectionDecided, SessionCorrected, SessionReversed, RatingCredited,
     OrderPlaced, OrderRejected, OrderWithdrawn, OrderDispatched, OrderReassigned, OrderOffered, OrderAccepted,
     OrderDeclined, OrderOfferExpired, OrderServed, OrderCompleted, OrderRated, OrderRatingWithdrawn,
+    DataRequestReceived, DataRequestDecided, SubjectRestricted, SubjectReleased, SubjectErased,
 )  # fmt: skip
 """Every fact class, in the order of `events.md`. What is not listed here cannot be stored or read."""

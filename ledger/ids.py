@@ -31,6 +31,11 @@ def system_person_id(ledger_id: UUID) -> UUID:
     return uuid5(ledger_id, "person|system")
 
 
+def subject_id(ledger_id: UUID, person_id: UUID) -> UUID:
+    """Of the stream that says how a person's data may be used; their own stream says what they did."""
+    return uuid5(ledger_id, f"subject|{person_id}")
+
+
 def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: date) -> UUID:
     """Of the entry a session's revision posts for one local day; a session id is unique in its account only."""
     return uuid5(uuid5(volunteer_id, str(session_id)), f"entry|{revision}|{served_on.isoformat()}")

@@ -81,7 +81,11 @@ class RuleBook(BaseModel):
 
     def record_deadline(self, served_on: date) -> date:
         """The last local day on which a service of ``served_on`` is recorded (or rated) in time (L15)."""
-        return _deadline(self.holidays, self.makeup_workdays, self.record_working_days, served_on)
+        return self.working_days_after(served_on, self.record_working_days)
+
+    def working_days_after(self, day: date, working_days: int) -> date:
+        """The day on which that many working days after ``day`` have passed."""
+        return _deadline(self.holidays, self.makeup_workdays, working_days, day)
 
 
 # Remembered beside the book, not in it: what stands in a book is written, hashed and compared as it is.

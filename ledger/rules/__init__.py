@@ -11,7 +11,7 @@ from typing import Any
 
 from ledger.commands import Command
 from ledger.events import Fact
-from ledger.rules import corrections, orders, ratings, rulebook, teams, units, volunteers
+from ledger.rules import corrections, data_requests, orders, ratings, rulebook, teams, units, volunteers
 from ledger.rules.case import Caller, Case, Role, State, States
 
 __all__ = ["Caller", "Case", "Role", "State", "States", "decide", "evolve", "fold"]
@@ -24,6 +24,7 @@ DECIDERS: dict[type[Command], Callable[[Any, Case], list[Fact]]] = {
     **corrections.DECIDERS,
     **orders.DECIDERS,
     **ratings.DECIDERS,
+    **data_requests.DECIDERS,
 }
 """Which rule answers which command."""
 
@@ -33,6 +34,8 @@ EVOLVERS: dict[str, Callable[[Any, Any], State]] = {
     "team": teams.evolve,
     "volunteer": volunteers.evolve,
     "order": orders.evolve,
+    "data_request": data_requests.evolve,
+    "subject": data_requests.evolve_subject,
 }
 """Which state a fact's stream folds into."""
 

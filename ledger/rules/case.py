@@ -10,6 +10,9 @@ from ledger import ids
 from ledger.errors import (
     NoRuleBookError,
     OutsideSubtreeError,
+    SubjectErasedError,
+    SubjectRestrictedError,
+    UnknownDataRequestError,
     UnknownOrderError,
     UnknownTeamError,
     UnknownUnitError,
@@ -20,13 +23,14 @@ from ledger.events import Stamp
 from ledger.rulebook import Edition, RuleBooks
 
 if TYPE_CHECKING:
+    from ledger.rules.data_requests import DataRequest, Subject
     from ledger.rules.orders import Order
     from ledger.rules.rulebook import RuleBookShelf
     from ledger.rules.teams import Team
     from ledger.rules.units import Unit
     from ledger.rules.volunteers import Volunteer
 
-State: TypeAlias = "Unit | Team | Volunteer | Order | RuleBookShelf"
+State: TypeAlias = "Unit | Team | Volunteer | Order | RuleBookShelf | DataRequest | Subject"
 
 States: TypeAlias = "Mapping[UUID, State | None]"
 """The folded state of each stream; None for a stream without facts."""
@@ -114,6 +118,17 @@ class Case:
             raise UnknownOrderError(id=order_id)
         return state
 
+    def data_request(self, request_id: UUID) -> "DataRequest":
+        state = self._states[request_id]
+        if state is None or state.stream != "data_request":
+            raise UnknownDataRequestError(id=request_id)
+        return state
+
+    def subject(self, person_id: UUID) -> "Subject | None":
+        """How the person's data may be used; None if nothing was ever decided about that."""
+        state = self._states[ids.subject_id(self.ledger_id, person_id)]
+        return state if state is not None and state.stream == "subject" else None
+
     def line_of(self, unit_id: UUID) -> Iterator[UUID]:
         """The unit and every unit above it, upwards."""
         above: UUID | None = unit_id
@@ -150,3 +165,11 @@ class Case:
         """Both: one of ``roles`` (or admin), acting for a unit at or above ``unit_id``."""
         self.require_role(*roles, "admin")
         self.require_within(unit_id)
+
+    def require_open_data(self, person_id: UUID) -> None:
+        """Refuse new personal data of somebody who was erased, or had the use of their data restricted (T51)."""
+        subject = self.subject(person_id)
+        if subject is not None and subject.erased:
+            raise SubjectErasedError(subject_id=person_id)
+        if subject is not None and subject.restricted:
+            raise SubjectRestrictedError(subject_id=person_id)

@@ -125,6 +125,7 @@ def place(command: PlaceOrder, case: Case) -> list[Fact]:
     relayed = case.caller.person_id != command.requester_id
     if relayed:
         case.require_staff(unit.id, "organiser", "dispatcher")
+    case.require_open_data(command.requester_id)
     if command.wanted_until <= command.wanted_from:
         raise WindowError(problem_zh="结束不晚于开始", problem_en="its end is not after its start")
     if command.wanted_until <= case.now:

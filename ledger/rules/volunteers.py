@@ -104,6 +104,7 @@ def enrol(command: EnrolVolunteer, case: Case) -> list[Fact]:
     relayed = case.caller.person_id != command.volunteer_id
     if case.exists(command.volunteer_id):
         raise AlreadyExistsError(what="volunteer", id=command.volunteer_id)
+    case.require_open_data(command.volunteer_id)
     home = case.unit(command.home_unit_id)
     if relayed:
         case.require_staff(home.id, "organiser")
@@ -149,6 +150,7 @@ def _participant(volunteer_id: UUID, case: Case) -> Volunteer:
         case.require_staff(volunteer.home_unit_id, "organiser")
     if volunteer.withdrawn:
         raise VolunteerWithdrawnError(volunteer_id=volunteer.id)
+    case.require_open_data(volunteer.id)
     return volunteer
 
 

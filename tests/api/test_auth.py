@@ -41,6 +41,10 @@ READS = {
     "/v1/integrity/checkpoint": EVERYBODY,
     "/v1/integrity/consistency": EVERYBODY,
     "/v1/integrity/inclusion/{position}": OVERSEERS,
+    "/v1/data-requests": EVERYBODY,
+    "/v1/volunteers/{volunteer_id}/access-log": (200, 403, 403, 403, 403, 403, 200, 403, 200),
+    # 422: an administrator must name the request for access that they answer.
+    "/v1/volunteers/{volunteer_id}/export": (200, 403, 403, 403, 403, 403, 403, 403, 422),
 }
 """Each read with what each of `COLUMNS` gets: Wang served the resident's order, which the recorder wrote down."""
 WRITES = {
@@ -76,6 +80,9 @@ WRITES = {
     "/v1/orders/{order_id}/complete",
     "/v1/orders/{order_id}/rate",
     "/v1/orders/{order_id}/ratings/withdraw",
+    "/v1/data-requests",
+    "/v1/data-requests/{request_id}/decide",
+    "/v1/data-requests/{request_id}/erase",
 }
 
 

@@ -84,6 +84,10 @@ def test_what_is_unknown_is_said_to_be_unknown(standing_town: Town) -> None:
                 f"/volunteers/{name('wang')}/backfills/{NOWHERE}/decide", "checker", {"verdict": "approved"}
             )
         ],
+        "UNKNOWN_DATA_REQUEST": [
+            town.post(f"/data-requests/{NOWHERE}/decide", "admin", {"outcome": "fulfilled"}),
+            town.post(f"/data-requests/{NOWHERE}/erase", "admin", {}),
+        ],
         "UNKNOWN_RATING": [
             town.post(f"/orders/{name('order')}/ratings/withdraw", "resident", {"rating_id": NOWHERE})
         ],
@@ -525,6 +529,7 @@ CONFLICTS = {
     "SESSION_TOO_LONG",
     "SESSION_TOO_SHORT",
     "SEVERAL",
+    "SUBJECT_RESTRICTED",
     "TEAM_SHAPE",
     "UNIT_TREE",
     "UNKNOWN_CATEGORY",
