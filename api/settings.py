@@ -81,12 +81,10 @@ class Settings(BaseSettings):
 
     @property
     def state_file(self) -> Path:
-        """The signer's state; INVALID_REQUEST if neither it nor a key file is set."""
-        if self.signer_state is not None:
-            return self.signer_state
+        """The signer's state; INVALID_REQUEST if there is no key to sign with."""
         if self.signing_key is None:
             raise InvalidRequestError(problem="settings: signing needs --key or WENMING_SIGNING_KEY")
-        return self.signing_key.with_name(self.signing_key.name + ".state.json")
+        return self.signer_state or self.signing_key.with_name(self.signing_key.name + ".state.json")
 
     def shown(self) -> dict[str, object]:
         """Every setting as people may see it, passwords hidden."""

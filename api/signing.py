@@ -16,8 +16,9 @@ log = logging.getLogger("wenming.signer")
 
 def signer_of(ledger_log: LedgerLog, settings: Settings) -> Signer:
     """The signer that the settings describe; its log bears the name of the first key."""
+    state = settings.state_file
     keys = read_key_files([settings.signing_key] if settings.signing_key else [])
-    return Signer(ledger_log, settings.state_file, keys, keys[0].name)
+    return Signer(ledger_log, state, keys, keys[0].name)
 
 
 @contextmanager
