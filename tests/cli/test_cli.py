@@ -25,7 +25,9 @@ from api.app import create_app
 from api.parts import opened
 from api.settings import read_settings
 from ledger import audit
+from ledger.commands import DecideDataRequest, EraseSubject, RequestData
 from ledger.log import LedgerLog
+from ledger.rules import Caller
 from projections.figures import all_figures
 from tests.cli import Done, running, wenming
 from tests.county import County, sample_steps
@@ -33,7 +35,7 @@ from tests.county import County, sample_steps
 COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "sign", "checkpoint", "prove", "check-proof",
+    "key", "key new", "sign", "checkpoint", "prove", "check-proof", "erase",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 
@@ -452,6 +454,25 @@ def test_an_account_without_sense_is_refused(command: list[str], code: str, sqli
     before = listed(sqlite_url)
     refused(wenming("user", *command, "--database", sqlite_url), code)
     assert listed(sqlite_url) == before
+
+
+@pytest.mark.usefixtures("made")
+def test_an_erasure_that_was_not_finished_is_carried_out(sqlite_url: str) -> None:
+    person, request = uuid4(), uuid4()
+    with opened(read_settings(database=sqlite_url)) as parts:
+        parts.keys.ensure_keys([person])
+        asked = RequestData(request_id=request, subject_id=person, kind="erasure")
+        parts.ledger.handle(asked, Caller(person, "resident"))
+        decided = DecideDataRequest(request_id=request, outcome="fulfilled")
+        for command in (decided, EraseSubject(request_id=request)):
+            parts.ledger.handle(command, Caller(uuid4(), "admin"))
+        assert not parts.keys.is_erased(person)
+    assert wenming("erase", "--database", sqlite_url).code == 2
+    done = wenming("erase", "--resume", "--database", sqlite_url)
+    assert (done.code, done.out.splitlines()) == (0, [f"erased {person}", "1 erasures carried out"])
+    with opened(read_settings(database=sqlite_url)) as parts:
+        assert parts.keys.is_erased(person)
+    assert wenming("erase", "--resume", "--database", sqlite_url).out == "0 erasures carried out\n"
 
 
 def test_settings_are_shown_without_passwords(tmp_path: Path) -> None:
