@@ -24,7 +24,7 @@ from eventsourcing.persistence import (
     StoredEvent,
     Subscription,
 )
-from sqlalchemy import Connection, Engine, and_, func, insert, inspect, or_, select
+from sqlalchemy import Connection, Engine, func, insert, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound
 
@@ -40,7 +40,7 @@ from ledger.errors import (
 )
 from ledger.groupcommit import Group, GroupCommit, Job, Key, Outcome, Row, Transaction
 from ledger.merkle import Frontier
-from ledger.schema import SCHEMA_VERSION, facts, head, identity, metadata, outcomes
+from ledger.schema import SCHEMA_VERSION, facts, head, identity, metadata
 
 T = TypeVar("T")
 Kind = Literal["production", "demo"]
@@ -181,18 +181,17 @@ class LedgerLog(ApplicationRecorder):
         database = log_sqlite if self.dialect == "sqlite" else log_postgres
         with _ours(_shown(self.url), self.busy_seconds), self.engine.connect() as plain:
             connection = plain.execution_options(writes=True)
-            with connection.begin():
+            with connection.begin() as transaction:
                 size, frontier, recorded_at = database.lock_head(connection)
-                tx = Transaction(_Session(connection), self._frontier(size, frontier), _instant(recorded_at))
+                tx = Transaction(
+                    _Session(connection, database), self._frontier(size, frontier), _instant(recorded_at)
+                )
                 self._prepare(batch, tx)
                 if tx.rows or tx.new_outcomes:
-                    database.write(
-                        connection,
-                        tx.rows,
-                        tx.new_outcomes,
-                        tx.frontier.to_bytes(),
-                        instant_text(tx.recorded_at),
-                    )
+                    new_head = tx.frontier.to_bytes(), instant_text(tx.recorded_at)
+                    with database.one_trip(connection):
+                        database.write(connection, tx.rows, tx.new_outcomes, *new_head)
+                        transaction.commit()
         if tx.rows:
             with self._appended:
                 self._appended.notify_all()
@@ -407,31 +406,20 @@ class _Insertion(Job[Sequence[int]]):
 class _Session:
     """The reads of an append transaction, on the connection that holds the head."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, database: Any) -> None:
         self._connection = connection
+        self._database = database
 
     def versions(self, stream_ids: Sequence[UUID]) -> dict[UUID, int]:
-        query = (
-            select(facts.c.stream_id, func.max(facts.c.version))
-            .where(facts.c.stream_id.in_(stream_ids))
-            .group_by(facts.c.stream_id)
-        )
-        return {row[0]: row[1] for row in self._connection.execute(query)}
+        found: dict[UUID, int] = self._database.versions(self._connection, stream_ids)
+        return found
 
     def outcomes(self, keys: Sequence[Key]) -> list[Outcome]:
-        matches = or_(
-            *(and_(outcomes.c.person_id == person, outcomes.c.command_key == key) for person, key in keys)
-        )
+        asked = orjson.dumps([[str(person), key] for person, key in keys]).decode()
+        rows = self._connection.exec_driver_sql(self._database.OUTCOMES, (asked,))
         return [
-            Outcome(
-                row.person_id,
-                row.command_key,
-                bytes(row.digest),
-                row.command_id,
-                row.first_position,
-                row.last_position,
-            )
-            for row in self._connection.execute(select(outcomes).where(matches))
+            Outcome(_uuid(person), key, bytes(digest), _uuid(command), first, last)
+            for person, key, digest, command, first, last in rows
         ]
 
     def events(self, stream_id: UUID) -> list[StoredEvent]:
@@ -445,6 +433,10 @@ class _Session:
 
 def _row(row: Any) -> Row:
     return Row(row.position, row.stream_id, row.version, row.topic, row.state.encode(), bytes(row.leaf_hash))
+
+
+def _uuid(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(value)
 
 
 def _stored(row: Any) -> StoredEvent:

@@ -5,10 +5,15 @@ head, append. Every connection takes that role, so even the owner's own login ru
 Role names carry the database's name, because roles are shared by a whole server.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 from ledger.groupcommit import Outcome, Row
 
@@ -26,13 +31,17 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT h.size, h.frontier, h.recorded_at FROM ledger_head h FOR UPDATE
 $$"""
 
+SEPARATOR = "\x1f"
+"""Between the values of a column in one call: canonical JSON has no such character unescaped, and arrays of long texts
+cost the driver more than everything else together."""
+
 APPEND = f"""
 CREATE FUNCTION ledger_append(
-    first_position bigint, stream_ids uuid[], versions bigint[], topics text[], states text[], leaf_hashes bytea[],
+    first_position bigint, n integer, stream_ids text, versions text, topics text, states text, leaf_hashes bytea,
     new_frontier bytea, new_recorded_at text,
     person_ids uuid[], command_keys text[], digests bytea[], command_ids uuid[], firsts bigint[], lasts bigint[]
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE n integer := coalesce(array_length(stream_ids, 1), 0);
+DECLARE separator text := E'\\x1f';
 BEGIN
     IF n > 0 THEN
         UPDATE ledger_head SET size = size + n, frontier = new_frontier, recorded_at = new_recorded_at
@@ -41,8 +50,14 @@ BEGIN
             RAISE EXCEPTION 'positions are dense' USING ERRCODE = 'integrity_constraint_violation';
         END IF;
         INSERT INTO facts (position, stream_id, version, topic, state, leaf_hash)
-            SELECT first_position + i - 1, s, v, t, x, h
-            FROM unnest(stream_ids, versions, topics, states, leaf_hashes) WITH ORDINALITY AS u (s, v, t, x, h, i);
+            SELECT first_position + i - 1, s::uuid, v::bigint, t, x, substr(leaf_hashes, (32 * i - 31)::integer, 32)
+            FROM unnest(
+                string_to_array(stream_ids, separator), string_to_array(versions, separator),
+                string_to_array(topics, separator), string_to_array(states, separator)
+            ) WITH ORDINALITY AS u (s, v, t, x, i);
+        IF length(leaf_hashes) <> 32 * n OR (SELECT max(position) FROM facts) <> first_position + n - 1 THEN
+            RAISE EXCEPTION 'a column holds another number of facts' USING ERRCODE = 'integrity_constraint_violation';
+        END IF;
         PERFORM pg_notify('{CHANNEL}', (first_position + n - 1)::text);
     END IF;
     INSERT INTO command_outcomes SELECT * FROM unnest(person_ids, command_keys, digests, command_ids, firsts, lasts);
@@ -119,24 +134,41 @@ def protect(connection: Connection, app_login: str | None) -> None:
 
 def lock_head(connection: Connection) -> tuple[int, bytes, str]:
     """Wait for the head's row lock; positions are given out in its order."""
-    row = connection.exec_driver_sql("SELECT size, frontier, recorded_at FROM ledger_lock_head()").one()
-    return row[0], bytes(row[1]), row[2]
+    statement = "SELECT size, frontier, recorded_at FROM ledger_lock_head()"
+    with one_trip(connection), _driver(connection).cursor() as cursor:  # with the BEGIN before it
+        size, frontier, recorded_at = cursor.execute(statement).fetchone()
+    return size, bytes(frontier), recorded_at
+
+
+@contextmanager
+def one_trip(connection: Connection) -> Iterator[None]:
+    """What the driver is told in here goes to the server together, and is answered at the end."""
+    try:
+        with _driver(connection).pipeline():
+            yield
+    except psycopg.Error as error:
+        raise DBAPIError.instance("", None, error, psycopg.Error) from error
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def write(
     connection: Connection, rows: list[Row], outcomes: list[Outcome], frontier: bytes, recorded_at: str
 ) -> None:
     """One call of the append function."""
-    connection.exec_driver_sql(
-        "SELECT ledger_append(%s, %s, %s, %s, %s, %s, %s, %s, %s::uuid[], %s::text[], %s::bytea[], %s::uuid[],"
+    _driver(connection).execute(
+        "SELECT ledger_append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::uuid[], %s::text[], %s::bytea[], %s::uuid[],"
         " %s::bigint[], %s::bigint[])",
         (
             rows[0].position if rows else 0,
-            [r.stream_id for r in rows],
-            [r.version for r in rows],
-            [r.topic for r in rows],
-            [r.state.decode() for r in rows],
-            [r.leaf_hash for r in rows],
+            len(rows),
+            SEPARATOR.join(str(r.stream_id) for r in rows),
+            SEPARATOR.join(str(r.version) for r in rows),
+            SEPARATOR.join(r.topic for r in rows),
+            b"\x1f".join(r.state for r in rows).decode(),
+            b"".join(r.leaf_hash for r in rows),
             frontier,
             recorded_at,
             [o.person_id for o in outcomes],
@@ -147,6 +179,23 @@ def write(
             [o.last_position for o in outcomes],
         ),
     )
+
+
+def versions(connection: Connection, stream_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The newest version of each stream that has any."""
+    rows = connection.exec_driver_sql(
+        "SELECT s, (SELECT max(version) FROM facts WHERE stream_id = s)"
+        " FROM unnest(string_to_array(%s, ',')::uuid[]) AS s",
+        (",".join(map(str, stream_ids)),),
+    )
+    return {stream_id: version for stream_id, version in rows if version is not None}
+
+
+OUTCOMES = """
+SELECT o.person_id, o.command_key, o.digest, o.command_id, o.first_position, o.last_position
+FROM jsonb_array_elements(%s::jsonb) AS k
+JOIN command_outcomes o ON o.person_id = (k ->> 0)::uuid AND o.command_key = k ->> 1"""
+"""What commands led to, of a JSON list of [person, key]."""
 
 
 def is_busy(error: BaseException) -> bool:

@@ -1,7 +1,11 @@
 """What the log needs to know of SQLite: one writer at a time, and triggers that keep it append-only."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from uuid import UUID
 
+import orjson
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
@@ -79,6 +83,11 @@ def lock_head(connection: Connection) -> tuple[int, bytes, str]:
     return row[0], row[1], row[2]
 
 
+def one_trip(_connection: Connection) -> AbstractContextManager[None]:
+    """There is no way to go: the database is in this process."""
+    return nullcontext()
+
+
 def write(
     connection: Connection, rows: list[Row], outcomes: list[Outcome], frontier: bytes, recorded_at: str
 ) -> None:
@@ -107,6 +116,22 @@ def write(
                 for o in outcomes
             ],
         )
+
+
+def versions(connection: Connection, stream_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The newest version of each stream that has any."""
+    rows = connection.exec_driver_sql(
+        "SELECT value, (SELECT max(version) FROM facts WHERE stream_id = value) FROM json_each(?)",
+        (orjson.dumps(stream_ids).decode(),),
+    )
+    return {UUID(stream_id): version for stream_id, version in rows if version is not None}
+
+
+OUTCOMES = """
+SELECT o.person_id, o.command_key, o.digest, o.command_id, o.first_position, o.last_position
+FROM json_each(?) AS k
+JOIN command_outcomes o ON o.person_id = k.value ->> 0 AND o.command_key = k.value ->> 1"""
+"""What commands led to, of a JSON list of [person, key]."""
 
 
 def is_busy(error: BaseException) -> bool:
