@@ -337,10 +337,15 @@ class Write:
     def _independence(self, code: str | None) -> dict[str, Any]:
         order = self.parts.ledger.state(self.ids["order_id"])
         served = tuple(order.sessions) if isinstance(order, Order) else ()
+        # Staff who relay a rating speak for the resident: neither may share a phone with one who served.
+        raters = {self.who.person_id}
+        if isinstance(order, Order) and self.who.role not in ("resident", "volunteer"):
+            raters.add(order.requester_id)
+        shared = {person for rater in raters for person in self.parts.keys.same_phone(rater, served)}
         return {
             "code_checked": code is not None
             and self.parts.keys.check_rating_code(self.ids["order_id"], code),
-            "same_phone_ids": self.parts.keys.same_phone(self.who.person_id, served),
+            "same_phone_ids": tuple(sorted(shared)),
         }
 
 

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI
 
-from tests.api.conftest import OTHER_DIVISION, Town, name
+from ledger.rules.orders import Order
+from tests.api.conftest import OTHER_DIVISION, PHONE, Town, name
 
 OPEN = {
     ("GET", "/healthz"),
@@ -282,3 +283,15 @@ def test_no_key_is_kept_in_clear(town: Town) -> None:
     for key in town.keys.values():
         assert key.encode() not in stored
         assert key[16:].encode() not in stored
+
+
+def test_staff_cannot_pass_on_the_rating_of_somebody_who_shares_a_phone_with_who_served(town: Town) -> None:
+    """F06: whoever speaks for a resident is bound by what binds the resident."""
+    town.enrol()
+    path = town.served()
+    code = town.seen(f"{path}/rating-code", "resident")["code"]
+    order = town.parts.ledger.state(UUID(path.rsplit("/", 1)[-1]))
+    assert isinstance(order, Order)
+    town.parts.keys.set_phone(order.requester_id, PHONE)
+    refused = town.post(f"{path}/rate", "organiser", {"rating_id": name("r"), "score": 5, "code": code})
+    assert (refused.status_code, refused.json()["code"]) == (409, "RATER_NOT_INDEPENDENT")
