@@ -9,16 +9,19 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 
 from bench import facts, ours, peers, table
+from bench.measuring import ROUNDS, in_turns, syncs
 from tests.services import fresh_database, postgres_server
 
 PACKAGES = ("eventsourcing", "sqlalchemy", "psycopg", "duckdb", "pyarrow", "orjson", "pydantic")
@@ -36,22 +39,43 @@ def main(arguments: list[str] | None = None) -> None:
     found: list[table.Figure] = []
     notes: dict[str, Any] = {}
     for database in databases:
-        with _places(database) as (write_url, read_url, peer_url):
-            measured = ours.measure(write_url, read_url, asked.facts, _say)
-            theirs = peers.measure(peer_url, asked.facts, _say)
-            found += table.figures(database, measured, theirs)
-            notes[database] = {
-                "ours": ours.durability(read_url),
-                "eventsourcing": peers.durability(peer_url),
-                "eventsourcing_bytes_per_fact": peers.bytes_per_fact(peer_url),
-                "version": _server_version(database, read_url),
-            }
+        with _places(database) as places:
+            figures, notes[database] = _measured(database, places, asked.facts)
+            found += figures
     print(table.text(found))
     print(_footnote(asked.facts, notes))
     Path(asked.output).write_text(
         json.dumps(_document(asked, notes, found), ensure_ascii=False, indent=2) + "\n", "utf-8"
     )
     print(f"written: {asked.output}")
+
+
+def _measured(
+    database: str, places: tuple[str, str, str], count: int
+) -> tuple[list[table.Figure], dict[str, Any]]:
+    """Both sides in turns, then ours alone; with every round, so that their spread can be seen."""
+    write_url, read_url, peer_url = places
+    with (
+        closing(ours.Ours(write_url, read_url, count, _say)) as mine,
+        closing(peers.Peers(peer_url, count)) as theirs,
+    ):
+        left, right = mine.compared(), theirs.compared()
+        disk = partial(syncs, Path(tempfile.gettempdir()))
+        _say(f"comparing, {ROUNDS} rounds")
+        before = os.getloadavg()[0]
+        *taken, (first, second) = in_turns([*((left[key], right[key]) for key in left), (disk, disk)])
+        rounds = {key: {"ours": a, "eventsourcing": b} for key, (a, b) in zip(left, taken, strict=True)}
+        own = {key: median(sides["ours"]) for key, sides in rounds.items()} | mine.alone()
+    other = {key: median(sides["eventsourcing"]) for key, sides in rounds.items()}
+    return table.figures(database, own, other), {
+        "ours": ours.durability(read_url),
+        "eventsourcing": peers.durability(peer_url),
+        "eventsourcing_bytes_per_fact": peers.bytes_per_fact(peer_url),
+        "version": _server_version(database, read_url),
+        "load_before_and_after": [before, os.getloadavg()[0]],
+        "disk_syncs_per_second": [*first, *second],
+        "rounds": rounds,
+    }
 
 
 def _asked(arguments: list[str] | None) -> argparse.Namespace:
@@ -98,12 +122,15 @@ def _footnote(count: int, notes: dict[str, Any]) -> str:
     lines = [
         f"{count:,} facts of {_bytes_per_fact(count):.0f} bytes of JSON on average; "
         f"{os.cpu_count()} cores; Python {platform.python_version()}.",
-        f"eventsourcing's projection is one figure over {min(count, peers.PROJECTED):,} facts: its rate is the same "
-        "over more. Its milliseconds are one fact shown in that figure after its commit, facts waiting in line.",
+        f"What has two sides was measured in {ROUNDS} rounds, one side right after the other; medians are shown.",
+        f"eventsourcing's projection is of one figure, {min(count, peers.PROJECTED):,} facts a round: "
+        "its rate does not depend on how many.",
     ]
     lines += [
         f"{database}: commits with {said['ours']} (eventsourcing: {said['eventsourcing']}, "
-        f"{said['eventsourcing_bytes_per_fact']:.0f} bytes a fact)"
+        f"{said['eventsourcing_bytes_per_fact']:.0f} bytes a fact); "
+        f"the disk made {min(said['disk_syncs_per_second']):,.0f} to {max(said['disk_syncs_per_second']):,.0f} "
+        f"syncs/s, load {said['load_before_and_after'][0]:.1f} to {said['load_before_and_after'][1]:.1f}"
         for database, said in notes.items()
     ]
     return "\n".join(lines)
@@ -121,7 +148,6 @@ def _document(asked: argparse.Namespace, notes: dict[str, Any], found: list[tabl
             "processor": _processor(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.release()}",
-            "load_at_the_end": os.getloadavg()[0],
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "facts": asked.facts,

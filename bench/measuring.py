@@ -1,13 +1,22 @@
-"""How a time is taken: one clock, one way to run many callers at once, one way to read a percentile."""
+"""How a time is taken: one clock, one way to run many callers at once, one way to compare two sides.
 
-import statistics
+Disks and neighbours change from minute to minute, so what is to be compared is measured in turns (`in_turns`): a ratio
+of two figures taken minutes apart says more about the machine than about either side.
+"""
+
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 CALLERS = 16
+ROUNDS = 5
+Measure = Callable[[], float]
+"""Takes one figure, now."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -22,9 +31,26 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / seconds(work)
 
 
-def best_rate(count: int, work: Callable[[], object], times: int = 3) -> float:
-    """The median rate of a few runs."""
-    return statistics.median(rate(count, work) for _ in range(times))
+def in_turns(pairs: Sequence[tuple[Measure, Measure]]) -> list[tuple[list[float], list[float]]]:
+    """Each pair's figures, one a round: in every round one side right after the other."""
+    found: list[tuple[list[float], list[float]]] = [([], []) for _ in pairs]
+    for _ in range(ROUNDS):
+        for (first, second), (firsts, seconds_) in zip(pairs, found, strict=True):
+            firsts.append(first())
+            seconds_.append(second())
+    return found
+
+
+def syncs(folder: Path, count: int = 300) -> float:
+    """How many small writes a second this disk makes durable, one after the other, right now."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+
+        def write() -> None:
+            for _ in range(count):
+                os.write(file.fileno(), bytes(4096))
+                os.fsync(file.fileno())
+
+        return rate(count, write)
 
 
 def one_by_one(things: Sequence[T], work: Callable[[T], object]) -> Callable[[], None]:

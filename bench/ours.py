@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 from eventsourcing.persistence import StoredEvent
 
 from bench import facts
-from bench.measuring import at_once, best_rate, in_batches, milliseconds, one_by_one, rate, seconds
+from bench.measuring import Measure, at_once, in_batches, milliseconds, one_by_one, rate, seconds
 from ledger import commands, ids
 from ledger.application import Ledger, Request
 from ledger.codec import decode
+from ledger.errors import Refusal
 from ledger.log import LedgerLog
 from ledger.rulebook import default_rulebook, local_day
 from ledger.rules import Caller
@@ -25,31 +26,93 @@ from projections.hours import volunteer_hours
 
 ADMIN = Caller(UUID("5f0c1c3e-6a55-4a1d-9d6a-3f2f4f1f0b02"), "admin")
 UNITS = 320
+ONE_BY_ONE, AT_ONCE, IN_BATCHES, COMMANDS, READ = 400, 3_000, 10_000, 3_000, 50_000
+"""How many facts or commands a round takes, at most; of the package's own a part where it is slower."""
 WARM_UP = 20
 Said = Callable[[str], None]
 """Told what is being measured."""
 
 
-def measure(write_url: str, read_url: str, count: int, said: Said) -> dict[str, float]:
-    """Every figure: writing on one new ledger, reading on another of ``count`` facts."""
-    found: dict[str, float] = {}
-    with closing(_created(write_url)) as log:
-        said("appending")
-        found |= _appending(log, count)
-        said("handling commands")
-        found["handle_16"] = _handling(log, count)
-    with closing(_created(read_url)) as log:
+class Ours:
+    """Two ledgers: a new one to write on, and one of ``count`` facts to read."""
+
+    def __init__(self, write_url: str, read_url: str, count: int, said: Said) -> None:
+        self._count = count
+        self._said = said
+        self._writing = _created(write_url)
+        self._ledger = Ledger(self._writing, digest=lambda body: hashlib.sha256(body).digest())
+        self._units = _founded(self._ledger)
+        self._renamed = 0
+        at_once(self._entries(64), self._append)()  # connections are made once
         said(f"writing {count} facts")
-        facts.write(log, count)
-        said("reading and rebuilding")
-        found |= _reading(log, count) | _rebuilding(log)
-        said("following")
-        found |= _following(log, min(500, max(40, count // 20)))
-        said("verifying")
-        found["verify"] = _verifying(log)
-        said("going back")
-        found |= _going_back(log)
-    return found
+        self._log = _created(read_url)
+        facts.write(self._log, count)
+        follower.prepare(self._log)
+
+    def close(self) -> None:
+        self._writing.close()
+        self._log.close()
+
+    def compared(self) -> dict[str, Measure]:
+        """What the package does too."""
+        return {
+            "append_one": self._append_one,
+            "append_16": self._append_16,
+            "append_100": self._append_100,
+            "handle_16": self._handle_16,
+            "read": self._read,
+            "rebuild_one": self._rebuild_one,
+        }
+
+    def alone(self) -> dict[str, float]:
+        """What it does not."""
+        self._said("rebuilding every figure")
+        found = _rebuilding(self._log)
+        self._said("following")
+        found |= _following(self._log, min(500, max(40, self._count // 20)))
+        self._said("verifying")
+        found["verify"] = _verifying(self._log)
+        self._said("going back")
+        return found | _going_back(self._log)
+
+    def _entries(self, most: int) -> list[StoredEvent]:
+        return facts.entries(min(self._count, most), self._writing.head().recorded_at)
+
+    def _append(self, event: StoredEvent) -> None:
+        self._writing.insert_events([event])
+
+    def _append_one(self) -> float:
+        some = self._entries(ONE_BY_ONE)
+        return rate(len(some), one_by_one(some, self._append))
+
+    def _append_16(self) -> float:
+        some = self._entries(AT_ONCE)
+        return rate(len(some), at_once(some, self._append))
+
+    def _append_100(self) -> float:
+        some = self._entries(IN_BATCHES)
+        return rate(len(some), one_by_one(list(in_batches(some, 100)), self._writing.insert_events))
+
+    def _handle_16(self) -> float:
+        """16 callers rename units, each command deciding on a stream that exists and adding a fact to it."""
+        renames = []
+        for _ in range(min(self._count, COMMANDS)):
+            self._renamed += 1
+            unit = self._units[self._renamed % UNITS]
+            renames.append(commands.RenameUnit(unit_id=unit, name=f"第{self._renamed}所"))
+        return rate(len(renames), at_once(renames, lambda command: self._ledger.handle(command, ADMIN)))
+
+    def _read(self) -> float:
+        some = min(self._count, READ)
+
+        def read() -> None:
+            for row in self._log.read(1, some):
+                decode(row.topic, row.stream_id, row.version, row.state)
+
+        return rate(some, read)
+
+    def _rebuild_one(self) -> float:
+        return rate(self._count, lambda: follower.rebuild(self._log, [volunteer_hours.name]))
 
 
 def durability(url: str) -> str:
@@ -67,28 +130,8 @@ def _created(url: str) -> LedgerLog:
     return LedgerLog.create(url, ledger_id=facts.LEDGER_ID, kind="demo", created_at=facts.START)
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _appending(log: LedgerLog, count: int) -> dict[str, float]:
-    one, many, batches = (facts.entries(min(count, most)) for most in (4_000, 16_000, 50_000))
-
-    def singly(event: StoredEvent) -> None:
-        log.insert_events([event])
-
-    at_once(facts.entries(64), singly)()  # connections are made once
-    return {
-        "append_one": rate(len(one), one_by_one(one, singly)),
-        "append_16": rate(len(many), at_once(many, singly)),
-        "append_100": rate(
-            len(batches), lambda: [log.insert_events(some) for some in in_batches(batches, 100)]
-        ),
-    }
-
-
-def _handling(log: LedgerLog, count: int) -> float:
-    """16 callers rename units, each command loading a stream that exists and adding a fact to it."""
-    ledger = Ledger(log, digest=lambda body: hashlib.sha256(body).digest())
+def _founded(ledger: Ledger) -> list[UUID]:
+    """A rule book, a centre and its institutes; their ids."""
     book = commands.PublishRuleBook(
         version=1, effective_on=local_day(datetime.now(UTC)), book=default_rulebook()
     )
@@ -97,38 +140,20 @@ def _handling(log: LedgerLog, count: int) -> float:
     codes = [f"{620523100 + number}" for number in range(UNITS)]
     centre = ids.unit_id(facts.LEDGER_ID, "centre", None)
     for some in in_batches(codes, 256):
-        ledger.handle_many([Request(_institute(code, centre), ADMIN) for code in some])
-    units = [ids.unit_id(facts.LEDGER_ID, "institute", code) for code in codes]
-    renames = [
-        commands.RenameUnit(unit_id=units[number % UNITS], name=f"第{number}所")
-        for number in range(min(count, 16_000))
-    ]
-    return rate(len(renames), at_once(renames, lambda command: ledger.handle(command, ADMIN)))
+        for answer in ledger.handle_many([Request(_institute(code, centre), ADMIN) for code in some]):
+            if isinstance(answer, Refusal):
+                raise answer
+    return [ids.unit_id(facts.LEDGER_ID, "institute", code) for code in codes]
 
 
 def _institute(code: str, centre: UUID) -> commands.EstablishUnit:
     return commands.EstablishUnit(kind="institute", name="所", division_code=code, parent_id=centre)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _reading(log: LedgerLog, count: int) -> dict[str, float]:
-    some = min(count, 200_000)
-
-    def read() -> None:
-        for row in log.read(1, some):
-            decode(row.topic, row.stream_id, row.version, row.state)
-
-    return {"read": rate(some, read)}
-
-
 def _rebuilding(log: LedgerLog) -> dict[str, float]:
     """The whole is timed; writing is what is left of it after reading and computing, timed by themselves."""
     head = log.head().size
     figures = all_figures()
-    follower.prepare(log)
-    one = best_rate(head, lambda: follower.rebuild(log, [volunteer_hours.name]))
 
     def computed() -> None:
         with closing(engine.compute(log, figures, 0, head)) as columns:
@@ -143,7 +168,6 @@ def _rebuilding(log: LedgerLog) -> dict[str, float]:
         rebuilding.append(time.perf_counter() - started)
     whole = statistics.median(rebuilding)
     return {
-        "rebuild_one": one,
         "rebuild_all": head / whole,
         "compute_all": head / computing,
         "write_rows": rows / max(whole - computing, 0.001),

@@ -5,8 +5,7 @@ set on its connections too, and on PostgreSQL neither side touches ``synchronous
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,11 +19,11 @@ from eventsourcing.sqlite import SQLiteTrackingRecorder
 from eventsourcing.utils import get_topic
 from sqlalchemy.engine import make_url
 
-from bench.measuring import at_once, in_batches, milliseconds, one_by_one, rate
-from bench.ours import UNITS, Said
+from bench.measuring import Measure, at_once, in_batches, one_by_one, rate
+from bench.ours import AT_ONCE, COMMANDS, IN_BATCHES, ONE_BY_ONE, READ, UNITS
 
-PROJECTED = 20_000
-"""Facts its projection is measured on: it takes each by itself, so that its rate does not depend on how many."""
+PROJECTED = 1_000
+"""Facts a round projects: it takes each by itself, so that its rate does not depend on how many."""
 PEOPLE = 500
 
 
@@ -106,24 +105,90 @@ class MinutesProjection(Projection[MinutesView]):
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(url: str, count: int, said: Said) -> dict[str, float]:
-    """Its figures on an empty database."""
-    found: dict[str, float] = {}
-    with _application(url) as app:
-        said("appending with eventsourcing")
-        found |= _appending(app, count)
-        said("loading and saving with eventsourcing")
-        found["handle_16"] = _saving(app, count)
-        said("reading with eventsourcing")
-        found["read"] = _reading(app)
-        said("projecting with eventsourcing")
-        found |= _projecting(app, url, min(count, PROJECTED))
-    return found
+class Peers:
+    """Its application on one database, which every round writes on."""
+
+    def __init__(self, url: str, count: int) -> None:
+        self._url = url
+        self._count = count
+        self._app = _application(url)
+        self._units = [Unit(name="所") for _ in range(UNITS)]
+        self._app.save(*self._units)
+        self._renamed = 0
+        at_once(self._stored(64), self._append)()  # connections are made once
+
+    def close(self) -> None:
+        self._app.close()
+
+    def compared(self) -> dict[str, Measure]:
+        """What we do too, under our keys; its projection is of one figure."""
+        return {
+            "append_one": self._append_one,
+            "append_16": self._append_16,
+            "append_100": self._append_100,
+            "handle_16": self._save_16,
+            "read": self._read,
+            "rebuild_one": self._project,
+        }
+
+    def _stored(self, most: int) -> list[StoredEvent]:
+        return [self._app.mapper.to_stored_event(fact) for fact in _events(min(self._count, most))]
+
+    def _append(self, stored: StoredEvent) -> None:
+        self._app.recorder.insert_events([stored])
+
+    def _append_one(self) -> float:
+        some = self._stored(ONE_BY_ONE)
+        return rate(len(some), one_by_one(some, self._append))
+
+    def _append_16(self) -> float:
+        some = self._stored(AT_ONCE // 5)
+        return rate(len(some), at_once(some, self._append))
+
+    def _append_100(self) -> float:
+        some = self._stored(IN_BATCHES)
+        return rate(len(some), one_by_one(list(in_batches(some, 100)), self._app.recorder.insert_events))
+
+    def _save_16(self) -> float:
+        turns = []
+        for _ in range(min(self._count, COMMANDS // 5)):
+            self._renamed += 1
+            turns.append((self._units[self._renamed % UNITS].id, f"第{self._renamed}所"))
+        return rate(len(turns), at_once(turns, self._rename))
+
+    def _rename(self, turn: tuple[UUID, str]) -> None:
+        unit: Unit = self._app.repository.get(turn[0])
+        unit.rename(turn[1])
+        self._app.save(unit)
+
+    def _read(self) -> float:
+        """Everything there, which the rounds before wrote, up to as much as we read."""
+        last = min(self._app.recorder.max_notification_id() or 0, READ)
+
+        def read() -> None:
+            start = 1
+            while start <= last:
+                found = self._app.recorder.select_notifications(start, 5_000, last)
+                for notification in found:
+                    self._app.mapper.to_domain_event(notification)
+                start = found[-1].id + 1
+
+        return rate(last, read)
+
+    def _project(self) -> float:
+        """New facts: by its runner on PostgreSQL; in a loop on SQLite, where it has no subscription."""
+        start = self._app.recorder.max_notification_id() or 0
+        some = self._stored(PROJECTED)
+        for batch in in_batches(some, 500):
+            self._app.recorder.insert_events(batch)
+        if make_url(self._url).get_backend_name() == "sqlite":
+            return len(some) / _looped(self._app, start)
+        return len(some) / _run(self._app, self._url, start, len(some))
 
 
 def durability(url: str) -> str:
     """What its commits wait for."""
-    with _application(url) as app:
+    with closing(_application(url)) as app:
         store: Any = app.recorder
         with store.datastore.transaction(commit=False) as cursor:
             if make_url(url).get_backend_name() == "postgresql":
@@ -137,7 +202,7 @@ def durability(url: str) -> str:
 
 def bytes_per_fact(url: str) -> float:
     """How long its stored events are."""
-    with _application(url) as app:
+    with closing(_application(url)) as app:
         some = [len(app.mapper.to_stored_event(fact).state) for fact in _events(100)]
     return sum(some) / len(some)
 
@@ -158,20 +223,19 @@ def _environment(url: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _application(url: str) -> Iterator[Hours]:
+def _application(url: str) -> Hours:
     app = Hours(_environment(url))
     recorder: Any = app.recorder
     if make_url(url).get_backend_name() == "sqlite":
-        _sync_every_commit(recorder.datastore.pool)
-    try:
-        yield app
-    finally:
-        app.close()
+        _sync_every_commit(recorder.datastore)
+    return app
 
 
-def _sync_every_commit(pool: Any) -> None:
-    """It sets no mode itself: what SQLite was compiled with would decide."""
+def _sync_every_commit(datastore: Any) -> None:
+    """It sets no mode itself: what SQLite was compiled with would decide, also for the connection it has already."""
+    pool = datastore.pool
+    with datastore.get_connection(commit=True) as first:
+        first.cursor().execute("PRAGMA synchronous = FULL")
     create = pool._create_connection
 
     def synced() -> Any:
@@ -210,76 +274,17 @@ def _events(count: int) -> list[EntryRecorded]:
     ]
 
 
-def _appending(app: Hours, count: int) -> dict[str, float]:
-    one, many, batches = (
-        [app.mapper.to_stored_event(fact) for fact in _events(min(count, most))]
-        for most in (4_000, 16_000, 50_000)
-    )
-
-    def singly(stored: StoredEvent) -> None:
-        app.recorder.insert_events([stored])
-
-    at_once([app.mapper.to_stored_event(fact) for fact in _events(64)], singly)()
-    return {
-        "append_one": rate(len(one), one_by_one(one, singly)),
-        "append_16": rate(len(many), at_once(many, singly)),
-        "append_100": rate(
-            len(batches), lambda: [app.recorder.insert_events(some) for some in in_batches(batches, 100)]
-        ),
-    }
-
-
-def _saving(app: Hours, count: int) -> float:
-    units = [Unit(name="所") for _ in range(UNITS)]
-    app.save(*units)
-    turns = [(units[number % UNITS].id, f"第{number}所") for number in range(min(count, 4_000))]
-
-    def rename(turn: tuple[UUID, str]) -> None:
-        unit: Unit = app.repository.get(turn[0])
-        unit.rename(turn[1])
-        app.save(unit)
-
-    return rate(len(turns), at_once(turns, rename))
-
-
-def _reading(app: Hours) -> float:
-    last = app.recorder.max_notification_id() or 0
-
-    def read() -> None:
-        start = 1
-        while start <= last:
-            found = app.recorder.select_notifications(start, 5_000)
-            for notification in found:
-                app.mapper.to_domain_event(notification)
-            start = found[-1].id + 1
-
-    return rate(last, read)
-
-
-def _projecting(app: Hours, url: str, count: int) -> dict[str, float]:
-    """Its projection over ``count`` new facts: by its runner on PostgreSQL, in a loop on SQLite (no subscription)."""
-    start = app.recorder.max_notification_id() or 0
-    for some in in_batches(_events(count), 500):
-        app.recorder.insert_events([app.mapper.to_stored_event(fact) for fact in some])
-    looped = make_url(url).get_backend_name() == "sqlite"
-    times = _looped(app, start) if looped else [_run(app, url, start, count) / count]
-    mean = sum(times) / len(times)
-    return {"projection": 1 / mean, "projection_ms": milliseconds(times, 50)}
-
-
-def _looped(app: Hours, start: int) -> list[float]:
+def _looped(app: Hours, start: int) -> float:
+    """Seconds to project what comes after ``start``."""
     factory: Any = app.factory
-    view = factory.tracking_recorder(SQLiteMinutes)
-    projection = MinutesProjection(view)
-    times = []
-    while found := app.recorder.select_notifications(start, 100, inclusive_of_start=False):
-        before = time.perf_counter()
+    projection = MinutesProjection(factory.tracking_recorder(SQLiteMinutes))
+    before = time.perf_counter()
+    while found := app.recorder.select_notifications(start, 500, inclusive_of_start=False):
         for notification in found:
             tracking = Tracking(app.name, notification.id)
             projection.process_event(app.mapper.to_domain_event(notification), tracking)
-        times += [(time.perf_counter() - before) / len(found)] * len(found)
         start = found[-1].id
-    return times
+    return time.perf_counter() - before
 
 
 def _run(app: Hours, url: str, start: int, count: int) -> float:
