@@ -125,7 +125,12 @@ def asking(
 ) -> Iterator[Moment]:
     """Figures at the moment asked about; the answer says which position it is."""
     with replay.at(
-        parts.log, figures, at.position, effective_on=at.effective_on, stream_id=stream_id
+        parts.log,
+        figures,
+        at.position,
+        effective_on=at.effective_on,
+        stream_id=stream_id,
+        archive=parts.archive,
     ) as moment:
         response.headers["Ledger-Position"] = str(moment.position)
         yield moment

@@ -11,6 +11,7 @@ from api.accesses import Accesses
 from api.identity import Accounts
 from api.settings import Settings
 from ledger.application import Ledger, utc_now
+from ledger.archive import Archive
 from ledger.errors import KeyStoreExistsError, LedgerExistsError, LedgerMissingError
 from ledger.log import LedgerLog
 from ledger.sealing import KeyStore, create_master_key, load_master_key
@@ -26,6 +27,8 @@ class Parts:
     accounts: Accounts
     accesses: Accesses
     ledger: Ledger
+    archive: Archive | None
+    """Old facts as columns, where the settings say that they are kept; what is not there is read from the log."""
 
     def close(self) -> None:
         self.accesses.close()
@@ -97,6 +100,7 @@ def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         Accounts(settings.keys),
         Accesses(settings.keys, settings.busy_seconds),
         Ledger(log, digest=keys.request_digest, clock=clock),
+        None if settings.archive is None else Archive(log, settings.archive),
     )
 
 

@@ -446,7 +446,14 @@ def ranking_of_stars(
         star=star,
         limit=limit,
     )
-    ranking = star_ranking(parts.log, terms, at.position, effective_on=at.effective_on, judged_on=judged_on)
+    ranking = star_ranking(
+        parts.log,
+        terms,
+        at.position,
+        effective_on=at.effective_on,
+        judged_on=judged_on,
+        archive=parts.archive,
+    )
     response.headers["Ledger-Position"] = str(ranking.position)
     return asdict(ranking) | {
         "rows": [asdict(row) | {"rating_mean": row.rating_mean} for row in ranking.rows]

@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     """The key store and accounts; left out, ``<ledger file>.keys.db`` beside an SQLite ledger."""
     master_key_file: Path | None = None
     """The master key that wraps all keys; left out, ``<key store file>.master``."""
+    archive: Path | None = None
+    """Where `wenming archive` keeps old facts; left out, ``<ledger file>.archive`` beside an SQLite ledger."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     busy_seconds: float = Field(default=5.0, gt=0, le=600)
@@ -42,6 +44,8 @@ class Settings(BaseSettings):
         url = make_url(self.database)
         if url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("database: a URL beginning with sqlite:/// or postgresql://")
+        if self.archive is None and url.get_backend_name() == "sqlite" and url.database:
+            object.__setattr__(self, "archive", Path(f"{url.database}.archive"))
         if not self.keys:
             if url.get_backend_name() != "sqlite" or not url.database:
                 raise ValueError(

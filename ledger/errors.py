@@ -517,6 +517,12 @@ class SignerHaltedError(LedgerError):
     en = "Signing has halted ({reason}, position {position}): {problem_en} Once the cause is known: wenming sign --reset"
 
 
+class ArchiveWrongError(LedgerError):
+    code = "ARCHIVE_WRONG"
+    zh = "存档分段 {segment} 不可用：{problem}。请运行 wenming archive 重写；删除整个存档目录也不会丢失任何事实。"
+    en = "The archived segment {segment} cannot be used: {problem}. Write it anew with: wenming archive (no fact is lost, even if the whole directory is deleted)."
+
+
 # --- personal data and its keys --------------------------------------------------------------------------------------
 
 

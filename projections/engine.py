@@ -7,7 +7,7 @@ trap 1). Facts reach it as Arrow batches read through Python's own driver.
 import gc
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import BigInteger, ColumnClause, Connection, Select
 
+from ledger.archive import Archive, Segment
 from ledger.log import LedgerLog
-from projections.facts import RELATIONS, decoded_columns, in_duckdb, in_store
+from projections.facts import RELATIONS, decoded_columns, in_archive, in_duckdb, in_store
 from projections.projection import Engine, Projection, compiled
 
 ARROW_ROWS = 131_072
@@ -146,6 +147,30 @@ class Columns:
     def close(self) -> None:
         self._duck.close()
 
+    def feed_archive(self, archive: Archive, low: int, high: int) -> list[tuple[int, int]]:
+        """Take the archived facts after ``low`` up to ``high``; the ranges that are left for the log, in order."""
+        segments = archive.segments(low, high)
+        if not segments:
+            return [(low, high)]
+        files = archive.files(segments, self.topics)
+        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high))
+        return _left(segments, low, high)
+
+    def archived_shares(
+        self, archive: Archive, key: Mapping[str, Any], low: int, high: int
+    ) -> tuple[list[Row], list[tuple[int, int]]]:
+        """See `archived_shares`; of one figure."""
+        (figure,) = self.projections
+        segments = archive.segments(low, high)
+        files = archive.files(segments, self.topics)
+        source = in_archive(figure.relation, figure.used | {"position"}, files, low, high)
+        condition = " AND ".join(["true", *(f"{name} = ?" for name in key)])
+        found = self._duck.execute(
+            f"WITH {figure.relation.name} AS ({source}) SELECT * FROM ({figure.rows_sql('duckdb')}) WHERE {condition}",
+            list(key.values()),
+        )
+        return found.fetchall(), _left(segments, low, high)
+
     def feed(self, batch: pa.Table) -> None:
         """Take one batch of stored facts and add every SELECT's partial result."""
         self._duck.register("stored", batch)
@@ -160,14 +185,18 @@ class Columns:
                 f" FROM ({decoded}) WHERE s.happened_at <= '{self._effective_by}'"
             )
         self._duck.execute(f"CREATE OR REPLACE TEMP TABLE decoded AS {decoded}")
+        self._add(lambda figure: in_duckdb(figure.relation, figure.used, "decoded"))
+        self._duck.unregister("stored")
+
+    def _add(self, source_of: Callable[[Projection], str]) -> None:
+        """Run every SELECT over its relation's rows, and keep what it gives beside what was there."""
         for projection in self.projections:
-            source = in_duckdb(projection.relation, projection.used, "decoded")
+            source = source_of(projection)
             select = f"WITH {projection.relation.name} AS ({source}) {projection.sql('duckdb')}"
             target = f"part_{projection.name}"
             verb = f"INSERT INTO {target}" if self._fed else f"CREATE TEMP TABLE {target} AS"
             self._duck.execute(f"{verb} {select}")
         self._fed = True
-        self._duck.unregister("stored")
 
     def rows_of(self, query: Select[Any]) -> list[dict[str, Any]]:
         """The answer to a question over the figures' tables, which are there under their own names."""
@@ -208,6 +237,12 @@ class Columns:
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows."""
         return python_rows(self.arrow(projection))
+
+
+def _left(segments: Sequence[Segment], low: int, high: int) -> list[tuple[int, int]]:
+    """What lies before, between and after the segments: pairs of a position before the first and that of the last."""
+    ends = [low, *(end for segment in segments for end in (segment.first - 1, segment.last)), high]
+    return [(start, end) for start, end in zip(ends[::2], ends[1::2], strict=True) if start < end]
 
 
 def python_rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
@@ -368,14 +403,24 @@ def compute(
     *,
     effective_by: str | None = None,
     stream_id: UUID | None = None,
+    archive: Archive | None = None,
 ) -> Columns:
     """Every SELECT over the facts after ``low`` up to ``high``; the caller closes what it gets.
 
-    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream.
+    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream. What ``archive``
+    has is read from there, except for these two: one orders all facts anew, the other reads few.
     """
     columns = Columns(projections, effective_by=effective_by)
     try:
-        with closing(ahead(stored_batches(log, low, high, columns.topics, stream_id))) as batches:
+        left = [(low, high)]
+        if archive is not None and effective_by is None and stream_id is None:
+            left = columns.feed_archive(archive, low, high)
+        stored = (
+            batch
+            for start, end in left
+            for batch in stored_batches(log, start, end, columns.topics, stream_id)
+        )
+        with closing(ahead(stored)) as batches:
             if effective_by is None:
                 for batch in batches:
                     columns.feed(batch)
@@ -387,3 +432,11 @@ def compute(
         columns.close()
         raise
     return columns
+
+
+def archived_shares(
+    archive: Archive, figure: Projection, key: Mapping[str, Any], low: int, high: int
+) -> tuple[list[Row], list[tuple[int, int]]]:
+    """Each archived fact's share in the figures of ``key`` (`Projection.rows_sql`), and the ranges left for the log."""
+    with closing(Columns([figure])) as columns:
+        return columns.archived_shares(archive, key, low, high)

@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Boolean, Text, column, table
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
+from ledger.codec import EVENTS_BY_TOPIC
 from ledger.events import EntryPosted, Fact, RatingCredited
 
 SIGNED = (EntryPosted, RatingCredited)
@@ -135,6 +136,43 @@ def in_duckdb(relation: Relation, used: set[str], source: str) -> str:
         for name in sorted(used)
     ]
     return f"SELECT {', '.join(fields)} FROM {source} WHERE topic IN ({_quoted(relation.topics)})"
+
+
+def in_archive(
+    relation: Relation,
+    used: set[str],
+    files: typing.Mapping[str, typing.Sequence[object]],
+    low: int,
+    high: int,
+) -> str:
+    """The relation's rows from archived files by topic, facts after ``low`` up to ``high`` only."""
+    parts = []
+    for topic in relation.topics:
+        if files.get(topic):
+            fields = ", ".join(_archived_field(relation, topic, name) for name in sorted(used))
+            paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files[topic])
+            source = f"read_parquet([{paths}])"
+            parts.append(f"SELECT {fields} FROM {source} WHERE position > {low} AND position <= {high}")
+    if parts:
+        return " UNION ALL ".join(parts)
+    nothing = (f"NULL::{_sql_type(relation.columns[name])} AS {name}" for name in sorted(used))
+    return f"SELECT {', '.join(nothing)} WHERE false"
+
+
+def _archived_field(relation: Relation, topic: str, name: str) -> str:
+    """An archived column as the SELECTs know it: moments, days and ids as the text that facts write."""
+    kind = relation.columns[name]
+    if name == "topic":
+        return f"'{topic}' AS topic"
+    if name in _OWN:
+        return name
+    if name == relation.stream_column:
+        return f"stream_id::VARCHAR AS {name}"
+    if name not in EVENTS_BY_TOPIC[topic].model_fields:
+        return f"NULL::{_sql_type(kind)} AS {name}"
+    if isinstance(kind, InstantText):
+        return f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}"
+    return f"{name}::{_sql_type(kind)} AS {name}"
 
 
 def decoded_columns(uses: typing.Iterable[tuple[Relation, set[str]]]) -> dict[str, str]:

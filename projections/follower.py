@@ -13,6 +13,7 @@ from pyarrow import csv
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, inspect, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
+from ledger.archive import Archive
 from ledger.codec import EVENTS_BY_TOPIC, decode
 from ledger.errors import LedgerBusyError, LedgerError, UnreadableFactError
 from ledger.log import LedgerLog
@@ -314,7 +315,11 @@ def _csv(batch: pa.RecordBatch) -> memoryview:
 
 
 def rebuild(
-    log: LedgerLog, names: Sequence[str] | None = None, progress: Progress | None = None
+    log: LedgerLog,
+    names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    archive: Archive | None = None,
 ) -> dict[str, int]:
     """Compute figures anew from the first fact, beside the live tables, and swap them in; rows by figure name.
 
@@ -323,7 +328,7 @@ def rebuild(
     figures = [f for f in all_figures() if names is None or f.name in names]
     prepare(log, figures)
     head = log.head().size
-    columns = compute(log, figures, 0, head)
+    columns = compute(log, figures, 0, head, archive=archive)
     written: dict[str, int] = {}
     try:
         with closing(ahead((figure, columns.arrow(figure)) for figure in figures)) as made:

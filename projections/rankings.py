@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select, true
 
+from ledger.archive import Archive
 from ledger.errors import UnknownUnitError
 from ledger.events import SourceClass
 from ledger.log import LedgerLog
@@ -108,13 +109,14 @@ def star_ranking(
     *,
     effective_on: date | None = None,
     judged_on: date | None = None,
+    archive: Archive | None = None,
 ) -> Ranking:
     """The ranking now, or as of ``position`` / ``effective_on``.
 
     Stars are told by the edition in force on ``judged_on``; left out, on ``effective_on`` or else on the local day
     of the last fact. The unit tree is the one of the same moment.
     """
-    with replay.at(log, FIGURES, position, effective_on=effective_on) as moment:
+    with replay.at(log, FIGURES, position, effective_on=effective_on, archive=archive) as moment:
         reached = moment.position
         day = judged_on or effective_on or local_day(replay.recorded_at(log, reached))
         edition = replay.edition_on(log, day, reached)

@@ -14,12 +14,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Select, select
 
 from ledger import ids
+from ledger.archive import Archive
 from ledger.codec import decode, instant_text
 from ledger.errors import NoRuleBookError, Refusal
 from ledger.events import RuleBookPublished
 from ledger.log import LedgerLog
 from ledger.rulebook import CHINA, Edition, RuleBooks
-from projections.engine import Columns, Row, compute, select_in_store
+from projections.engine import Columns, Row, archived_shares, compute, select_in_store
 from projections.figures import all_figures
 from projections.follower import by_position, catch_up, prepare, stands_at
 from projections.moment import Moment
@@ -86,6 +87,7 @@ def at(
     *,
     effective_on: date | None = None,
     stream_id: UUID | None = None,
+    archive: Archive | None = None,
 ) -> Iterator[Moment]:
     """Figures at one moment, to be asked: the live tables, or with ``position`` / ``effective_on`` as they were.
 
@@ -100,7 +102,8 @@ def at(
         return
     reached = resolve(log, position)
     by = end_of(effective_on)
-    with closing(compute(log, figures, 0, reached, effective_by=by, stream_id=stream_id)) as columns:
+    computed = compute(log, figures, 0, reached, effective_by=by, stream_id=stream_id, archive=archive)
+    with closing(computed) as columns:
         columns.name_tables()
         yield _Past(columns, reached)
 
@@ -119,6 +122,7 @@ def as_of(
     *,
     effective_on: date | None = None,
     where: Mapping[str, Any] | None = None,
+    archive: Archive | None = None,
 ) -> list[dict[str, Any]]:
     """The figure's rows as of a moment, hidden columns left out, in key order.
 
@@ -131,7 +135,8 @@ def as_of(
         with log.engine.connect() as connection:
             rows = select_in_store(connection, figure, figure.sql(log.dialect), condition, arguments)
     else:
-        with closing(compute(log, [figure], 0, position, effective_by=end_of(effective_on))) as columns:
+        by = end_of(effective_on)
+        with closing(compute(log, [figure], 0, position, effective_by=by, archive=archive)) as columns:
             rows = columns.rows(figure)
     named = (_named(figure, row) for row in rows)
     return sorted(
@@ -152,35 +157,47 @@ def live(log: LedgerLog, figure: Projection, where: Mapping[str, Any] | None = N
     return sorted(rows, key=lambda row: [row[k] for k in figure.keys])
 
 
-def diff(log: LedgerLog, figure: Projection, low: int, high: int) -> list[Change]:
+def diff(
+    log: LedgerLog, figure: Projection, low: int, high: int, *, archive: Archive | None = None
+) -> list[Change]:
     """The keys whose figures differ between two positions, with the facts in between that touched them."""
     touched: dict[tuple[Any, ...], list[int]] = {}
     for row in _shares(log, figure, "position > ? AND position <= ?", (low, resolve(log, high))):
         touched.setdefault(row[1 : 1 + len(figure.keys)], []).append(row[0])
-    before = _by_key(figure, as_of(log, figure, low))
-    after = _by_key(figure, as_of(log, figure, high))
+    before = _by_key(figure, as_of(log, figure, low, archive=archive))
+    after = _by_key(figure, as_of(log, figure, high, archive=archive))
     changes = (Change(key, before.get(key), after.get(key), tuple(sorted(at))) for key, at in touched.items())
     return sorted((c for c in changes if c.before != c.after), key=lambda c: c.key)
 
 
 def explain(
-    log: LedgerLog, figure: Projection, key: Mapping[str, Any], position: int | None = None
+    log: LedgerLog,
+    figure: Projection,
+    key: Mapping[str, Any],
+    position: int | None = None,
+    *,
+    archive: Archive | None = None,
 ) -> list[dict[str, Any]]:
     """The facts behind one figure: each with its position and its own share; the shares add up to the figure."""
-    condition, arguments = _narrowed(log, figure, resolve(log, position), key)
+    reached = resolve(log, position)
     names = ("position", *figure.keys, *(m.name for m in figure.measures))
-    rows = (dict(zip(names, row, strict=True)) for row in _shares(log, figure, condition, arguments))
+    rows = (dict(zip(names, row, strict=True)) for row in _behind(log, figure, key, reached, archive))
     return sorted(
         (row for row in rows if all(row[k] == v for k, v in key.items())), key=lambda row: row["position"]
     )
 
 
-def verify_against_live(log: LedgerLog) -> dict[str, list[tuple[Any, ...]]]:
-    """Recompute every figure from the first fact and compare it with its table: the keys that differ, by figure."""
+def verify_against_live(
+    log: LedgerLog, *, archive: Archive | None = None
+) -> dict[str, list[tuple[Any, ...]]]:
+    """Recompute every figure from the first fact and compare it with its table: the keys that differ, by figure.
+
+    With ``archive`` the proof is only as good as that: `ledger.archive.check` compares it with the log.
+    """
     catch_up(log)
     wrong: dict[str, list[tuple[Any, ...]]] = {}
     for position, figures in by_position(log, all_figures()).items():
-        with closing(compute(log, figures, 0, position)) as columns:
+        with closing(compute(log, figures, 0, position, archive=archive)) as columns:
             for figure in figures:
                 expected = _by_key(figure, [_named(figure, row) for row in columns.rows(figure)])
                 stored = _by_key(figure, live(log, figure))
@@ -219,6 +236,23 @@ def rulebooks_as_of(log: LedgerLog, position: int | None = None) -> RuleBooks:
 def _shares(log: LedgerLog, figure: Projection, condition: str, arguments: Any) -> list[Row]:
     with log.engine.connect() as connection:
         return select_in_store(connection, figure, figure.rows_sql(log.dialect), condition, arguments)
+
+
+def _behind(
+    log: LedgerLog, figure: Projection, key: Mapping[str, Any], position: int, archive: Archive | None
+) -> Iterator[Row]:
+    """Shares of the facts up to ``position``, some that have another key among them.
+
+    One stream's facts are few, and the database finds them by their index.
+    """
+    if archive is None or figure.relation.stream_column in key:
+        condition, arguments = _narrowed(log, figure, position, key)
+        yield from _shares(log, figure, condition, arguments)
+        return
+    found, left = archived_shares(archive, figure, key, 0, position)
+    yield from found
+    for low, high in left:
+        yield from _shares(log, figure, "position > ? AND position <= ?", (low, high))
 
 
 def _narrowed(

@@ -8,7 +8,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, asking, checking, demo, erasing, making, signing
+from api.cli import accounts, archiving, asking, checking, demo, erasing, making, signing
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -24,6 +24,7 @@ app.command()(making.serve)
 app.command()(making.follow)
 app.command()(checking.verify)
 app.command()(checking.rebuild)
+app.command()(archiving.archive)
 app.command()(asking.replay)
 app.command()(asking.diff)
 app.command()(asking.explain)

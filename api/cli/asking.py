@@ -14,6 +14,7 @@ from api.cli.given import (
     Database,
     Day,
     FigureName,
+    archive_of,
     day_of,
     figure_named,
     keys_of,
@@ -45,6 +46,7 @@ def replay(
             position_of(log, as_of),
             effective_on=day_of(effective_on),
             where=keys_of(chosen, where),
+            archive=archive_of(log),
         )
     show_rows(rows, as_json)
 
@@ -59,7 +61,9 @@ def diff(
     """What changed in a figure between two moments, with the facts in between that changed it."""
     chosen = figure_named(figure)
     with open_log(database) as log:
-        changes = history.diff(log, chosen, position_of(log, before), position_of(log, after))
+        changes = history.diff(
+            log, chosen, position_of(log, before), position_of(log, after), archive=archive_of(log)
+        )
     show_rows(list(_differences(chosen, changes)), as_json)
 
 
@@ -89,7 +93,9 @@ def explain(
     """The facts behind one figure, each with its own share; the shares add up to the figure."""
     chosen = figure_named(figure)
     with open_log(database) as log:
-        rows = history.explain(log, chosen, keys_of(chosen, key), position_of(log, as_of))
+        rows = history.explain(
+            log, chosen, keys_of(chosen, key), position_of(log, as_of), archive=archive_of(log)
+        )
     show_rows(rows, as_json)
 
 
@@ -121,7 +127,7 @@ def ranking(
         position = None if as_of is None else position_of(log, as_of)
         if position is None and by is None:
             follower.catch_up(log)
-        found = star_ranking(log, terms, position, effective_on=by)
+        found = star_ranking(log, terms, position, effective_on=by, archive=archive_of(log))
     if as_json:
         show_json(asdict(found))
     else:

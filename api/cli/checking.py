@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.given import AsJson, Database, figure_named, open_log
+from api.cli.given import AsJson, Database, archive_of, figure_named, open_log
 from api.cli.shown import counted, say, show_json, show_report
 from api.cli.signing import VerifierKeys, verifier_keys
 from api.progress import progress
@@ -63,7 +63,7 @@ def rebuild(
         figure_named(name)
     with open_log(database) as log, progress() as report:
         started = time.monotonic()
-        rows = follower.rebuild(log, figures or None, report)
+        rows = follower.rebuild(log, figures or None, report, archive=archive_of(log))
         seconds = time.monotonic() - started
         size = log.head().size
     for name, count in rows.items():

@@ -10,7 +10,8 @@ import typer
 
 from api import parts as wiring
 from api.parts import Parts
-from api.settings import read_settings
+from api.settings import Settings, read_settings
+from ledger.archive import Archive
 from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import replay
@@ -37,12 +38,28 @@ def open_parts(database: str | None, keys: str | None = None) -> Iterator[Parts]
         yield parts
 
 
+def archive_of(log: LedgerLog) -> Archive | None:
+    """The archive that the settings name for this log; None if they name none."""
+    directory = _settings_of(log.url.render_as_string(hide_password=False)).archive
+    return None if directory is None else Archive(log, directory)
+
+
+def archive_directory(log: LedgerLog, given: Path | None) -> Path:
+    """Where this log's archive is kept; INVALID_REQUEST if nothing says so."""
+    directory = given or _settings_of(log.url.render_as_string(hide_password=False)).archive
+    if directory is None:
+        raise InvalidRequestError(problem="give --directory, or set WENMING_ARCHIVE")
+    return directory
+
+
+def _settings_of(database: str | None) -> Settings:
+    return read_settings(database=database, keys="sqlite:///not-needed", master_key_file=Path("not-needed"))
+
+
 @contextmanager
 def open_log(database: str | None) -> Iterator[LedgerLog]:
     """The log alone: what needs no names needs no keys."""
-    settings = read_settings(
-        database=database, keys="sqlite:///not-needed", master_key_file=Path("not-needed")
-    )
+    settings = _settings_of(database)
     log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
     try:
         yield log

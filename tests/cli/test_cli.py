@@ -33,7 +33,7 @@ from tests.cli import Done, running, wenming
 from tests.county import County, sample_steps
 
 COMMANDS = (
-    "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo",
+    "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
     "user", "user add", "user list", "user revoke",
     "key", "key new", "sign", "checkpoint", "prove", "check-proof", "erase",
 )  # fmt: skip
