@@ -56,6 +56,8 @@ from ledger.personal_numbers import normal_id_number, normal_phone
 from ledger.schema import UuidColumn
 
 KEY_STORE_SCHEMA = 1
+MASTERS_KEPT = 8
+"""How many master keys a process remembers through rotations, for reads that began before them."""
 SEALED_CHARACTERS_MAX = 16_384
 """The longest sealed text a fact may hold (`ledger.events.Sealed`)."""
 KEYS_CACHED_MAX = 16_384
@@ -344,14 +346,14 @@ class KeyStore:
         """
         new = _MasterKey(new_master_key)
         with self._rotating:
-            self._masters = (self._masters[0], new)
+            self._masters = (*self._masters, new)
             with self._database.writing() as connection:
                 row = connection.execute(sa.select(store).with_for_update()).one()
                 old = self._master_of(row.key_check)
                 secret = new.wrap(self._unwrapped(old, row.wrapped_secret, b"secret"), b"secret")
                 connection.execute(sa.update(store).values(key_check=new.check, wrapped_secret=secret))
                 self._rewrap(connection, old, new)
-            self._masters = (new, self._masters[0])
+            self._masters = (new, *self._masters[:-1])[:MASTERS_KEPT]
         self._database.empty_wal()
 
     # -- keys --
@@ -437,7 +439,7 @@ class KeyStore:
         self._look_at = now + LOOK_SECONDS
 
     def _master_of(self, check: bytes) -> "_MasterKey":
-        # Two are at hand around a rotation: readers may see the store as it was before, or is after, its commit.
+        # Older ones stay at hand: a reader may look at the store as it was some rotations ago.
         for master in self._masters:
             if hmac.compare_digest(master.check, check):
                 return master
