@@ -5,7 +5,7 @@ from typing import Any
 from eventsourcing.persistence import Tracking
 from eventsourcing.postgres import PostgresTrackingRecorder
 
-from bench.peers import ADD, TABLE, MinutesView
+from bench.peers import ADD, TABLE, TOTAL, MinutesView
 
 
 class PostgresMinutes(PostgresTrackingRecorder, MinutesView):
@@ -19,3 +19,9 @@ class PostgresMinutes(PostgresTrackingRecorder, MinutesView):
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             cursor.execute(ADD.format(mark="%s"), (volunteer_id, minutes))
+
+    def total(self) -> int:
+        with self.datastore.transaction(commit=False) as cursor:
+            cursor.execute(TOTAL)
+            row: Any = cursor.fetchone()
+            return int(row["total"])
