@@ -323,11 +323,14 @@ def rebuild(
 ) -> dict[str, int]:
     """Compute figures anew from the first fact, beside the live tables, and swap them in; rows by figure name.
 
-    A crash before the swap leaves the old tables as they were.
+    A crash before the swap leaves the old tables as they were, and so does a fact that cannot be read
+    (`UnreadableFactError` names its position).
     """
     figures = [f for f in all_figures() if names is None or f.name in names]
     prepare(log, figures)
     head = log.head().size
+    with log.engine.connect() as connection:
+        _known_topics(connection, 0, head)
     columns = compute(log, figures, 0, head, archive=archive)
     written: dict[str, int] = {}
     try:

@@ -203,5 +203,7 @@ def test_a_figure_stops_at_a_fact_it_does_not_know_and_names_its_position(
     with pytest.raises(UnreadableFactError) as stopped:
         follower.bring(log, all_figures(), 0, size, small=small)
     assert stopped.value.details["position"] == size
+    with pytest.raises(UnreadableFactError):
+        follower.rebuild(log)
     assert all(place.position == 0 for place in follower.status(log))
     log.close()
