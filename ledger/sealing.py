@@ -122,7 +122,8 @@ class KeyStore:
     """
 
     def __init__(self, database: "_Database", master: "_MasterKey") -> None:
-        self._database, self._masters, self._rotating = database, (master, master), threading.Lock()
+        self._database, self._rotating = database, threading.Lock()
+        self._masters: tuple[_MasterKey, ...] = (master,)
         self._cache, self._look_at = _KeyCache(KEYS_CACHED_MAX), 0.0
         secret, self._destructions = self._opened()
         uses = (b"id numbers", b"phones", b"requests", b"ratings")
