@@ -375,12 +375,6 @@ class IdentityTakenError(Refusal):
     en = "This identity number belongs to an enrolled volunteer already; one person, one account (F12)."
 
 
-class ConcurrentChangeError(Refusal):
-    code = "CONCURRENT_CHANGE"
-    zh = "别人刚刚改动了同一对象，多次重试仍然冲突。请重新读取后再办理。"
-    en = "Others kept changing the same things while this was decided. Read them again, then retry."
-
-
 # --- the ledger itself -----------------------------------------------------------------------------------------------
 
 
@@ -432,12 +426,6 @@ class LedgerDamagedError(LedgerError):
     code = "LEDGER_DAMAGED"
     zh = "账本第 {position} 条不完好：{problem}。请运行 wenming verify。"
     en = "The ledger is damaged at position {position}: {problem}. Run wenming verify."
-
-
-class ProjectionBehindError(LedgerError):
-    code = "PROJECTION_BEHIND"
-    zh = "数据尚未更新到位置 {position}（现在是 {at}）。请稍后重试。"
-    en = "The figures have not reached position {position} yet (they are at {at}). Try again shortly."
 
 
 # --- checkpoints and their keys --------------------------------------------------------------------------------------
