@@ -14,7 +14,8 @@ from ledger.application import Ledger, utc_now
 from ledger.archive import Archive
 from ledger.errors import KeyStoreExistsError, LedgerExistsError, LedgerMissingError
 from ledger.log import LedgerLog
-from ledger.sealing import KeyStore, create_master_key, load_master_key
+from ledger.master_key import create_master_key, load_master_key
+from ledger.sealing import KeyStore
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url, text, update
 
-from ledger import sealing
+from ledger import key_database, sealing, subject_keys
 from ledger.errors import (
     ExpectedError,
     IdentityTakenError,
@@ -42,8 +42,9 @@ from ledger.errors import (
 )
 from ledger.events import VolunteerProfileCorrected
 from ledger.log import LedgerLog
+from ledger.master_key import create_master_key, load_master_key
 from ledger.personal_numbers import check_character, normal_id_number, normal_phone
-from ledger.sealing import KeyStore, create_master_key, load_master_key
+from ledger.sealing import KeyStore
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 MASTER = b"m" * 32
@@ -270,7 +271,9 @@ def test_sealed_text_is_what_the_format_says(sqlite_store: KeyStore, tmp_path: P
     person = uuid4()
     sealed = sqlite_store.seal(TOPIC, person, {"name": "王秀英", "address": None})
     data = base64.urlsafe_b64decode(sealed[3:] + "=" * (-len(sealed[3:]) % 4))
-    key = sqlite_store._unwrapped(sqlite_store._masters[0], wrapped_key(tmp_path, person), person.bytes)
+    key = sqlite_store._keys._unwrapped(
+        sqlite_store._keys._masters[0], wrapped_key(tmp_path, person), person.bytes
+    )
     plain = AESGCM(key).decrypt(data[16:28], data[28:], b"s1." + person.bytes + TOPIC.encode())
     assert (sealed[:3], data[:16]) == ("s1.", person.bytes)
     assert plain == '{"address":null,"name":"王秀英"}'.encode().ljust(64)
@@ -301,7 +304,8 @@ def test_text_no_fact_could_hold_is_refused(sqlite_store: KeyStore, value: str) 
 
 
 def test_many_are_unsealed_in_their_order(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "_CHUNK", 3)
+    for module in (sealing, key_database):
+        monkeypatch.setattr(module, "CHUNK", 3)
     people = [uuid4() for _ in range(10)]
     store.ensure_keys(people)
     store.ensure_keys(people)
@@ -312,7 +316,7 @@ def test_many_are_unsealed_in_their_order(store: KeyStore, monkeypatch: pytest.M
 
 
 def test_keys_outlive_the_process_and_its_memory(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "KEYS_CACHED_MAX", 2)
+    monkeypatch.setattr(subject_keys, "KEYS_CACHED_MAX", 2)
     KeyStore.create(database_url, MASTER, START)
     people = [uuid4() for _ in range(7)]
     first = KeyStore.open(database_url, MASTER)
@@ -429,7 +433,7 @@ def test_a_key_destroyed_while_others_use_it_does_not_come_back(store: KeyStore)
 
 
 def test_a_key_fetched_before_a_destruction_is_not_kept_after_it() -> None:
-    cache, fetched = sealing._KeyCache(2), {uuid4(): AESGCM(b"k" * 32)}
+    cache, fetched = subject_keys.KeyCache(2), {uuid4(): AESGCM(b"k" * 32)}
     epoch = cache.epoch
     cache.forget()
     cache.add(fetched, epoch)
@@ -439,7 +443,7 @@ def test_a_key_fetched_before_a_destruction_is_not_kept_after_it() -> None:
 
 
 def test_keys_in_memory_are_bounded_and_those_in_use_stay() -> None:
-    cache, people = sealing._KeyCache(2), [uuid4() for _ in range(3)]
+    cache, people = subject_keys.KeyCache(2), [uuid4() for _ in range(3)]
     for person in people:
         cache.add({person: None}, cache.epoch)
         cache.found(people[:1])
@@ -500,7 +504,7 @@ def test_a_database_held_by_another_writer_is_busy(database_url: str) -> None:
     holder = KeyStore.open(database_url, MASTER)
     person = uuid4()
     with holder._database.writing() as connection:
-        connection.execute(update(sealing.store).values(destructions=0))
+        connection.execute(update(key_database.store).values(destructions=0))
         with pytest.raises(LedgerBusyError):
             store.seal(TOPIC, person, PROFILE)
         with pytest.raises(LedgerBusyError):
@@ -552,7 +556,7 @@ def test_a_process_that_missed_the_rotation_makes_no_key_under_the_old_one(
 
 
 def test_sealing_goes_on_during_rotations(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store._cache, "_keys_max", 1)
+    monkeypatch.setattr(store._keys._cache, "_keys_max", 1)
     people = [uuid4() for _ in range(10)]
 
     def work() -> bool:
@@ -668,7 +672,9 @@ def test_neither_the_file_nor_its_wal_holds_anything_in_clear(sqlite_store: KeyS
     sqlite_store.seal(TOPIC, person, PROFILE)
     sqlite_store.claim_id_number(person, ID_NUMBER)
     sqlite_store.set_phone(person, "13893812345")
-    key = sqlite_store._unwrapped(sqlite_store._masters[0], wrapped_key(tmp_path, person), person.bytes)
+    key = sqlite_store._keys._unwrapped(
+        sqlite_store._keys._masters[0], wrapped_key(tmp_path, person), person.bytes
+    )
     written = b"".join(path.read_bytes() for path in tmp_path.glob("ledger.db*"))
     assert str(person).encode() in written
     for secret in ("王秀英".encode(), b"13893812345", ID_NUMBER.encode(), MASTER, key):
@@ -703,7 +709,7 @@ def test_no_repr_and_no_error_shows_a_key_or_a_number(postgres_url: str) -> None
     KeyStore.create(url, MASTER, START)
     store = KeyStore.open(url, MASTER)
     store.claim_id_number(uuid4(), ID_NUMBER)
-    shown = repr(store) + str(vars(store)) + str(vars(store._masters[0]))
+    shown = repr(store) + str(vars(store)) + str(vars(store._keys)) + str(vars(store._keys._masters[0]))
     for act in (
         lambda: store.claim_id_number(uuid4(), ID_NUMBER),
         lambda: store.claim_id_number(uuid4(), ID_NUMBER[:-1] + "1"),
