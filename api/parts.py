@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from api.accesses import Accesses
 from api.identity import Accounts
 from api.settings import Settings
+from ledger import rotation
 from ledger.application import Ledger, utc_now
 from ledger.archive import Archive
 from ledger.errors import KeyStoreExistsError, LedgerExistsError, LedgerMissingError
@@ -88,9 +89,7 @@ def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
     """An existing ledger; refused with LEDGER_MISSING and the like if there is none of ours."""
     log = LedgerLog.open(settings.database, busy_seconds=settings.busy_seconds)
     try:
-        keys = KeyStore.open(
-            settings.keys, load_master_key(settings.master_key), busy_seconds=settings.busy_seconds
-        )
+        keys = rotation.opened(settings.keys, settings.master_key, busy_seconds=settings.busy_seconds)
     except BaseException:
         log.close()
         raise

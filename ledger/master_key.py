@@ -35,20 +35,38 @@ class MasterKey:
 
 
 def create_master_key(path: Path) -> bytes:
-    """A new random master key in a new file (mode 0600); MASTER_KEY_INVALID if there is a file already."""
+    """A new random master key in a new file (mode 0600); MASTER_KEY_INVALID if there is a file already.
+
+    On disk when this returns. The file is there with its key or not at all, whatever a crash leaves.
+    """
     key = secrets.token_bytes(32)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise MasterKeyInvalidError(problem=f"{path} exists already and is not overwritten") from None
-    with os.fdopen(descriptor, "w") as file:
+    write_master_key(path, key)
+    return key
+
+
+def write_master_key(path: Path, key: bytes) -> None:
+    """`create_master_key`, for a key that there is."""
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(base64.urlsafe_b64encode(key).rstrip(b"=").decode() + "\n")
         file.flush()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise MasterKeyInvalidError(problem=f"{path} exists already and is not overwritten") from None
+    finally:
+        beside.unlink()
+    sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Which files there are beside ``path`` is on disk when this returns."""
     folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-    return key
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def load_master_key(path: Path) -> bytes:

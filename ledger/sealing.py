@@ -5,15 +5,15 @@ administrator restores from the ledger's backups stays unreadable once a key is 
 digests of identity and phone numbers, whose plain hashes could be guessed, and the secret they are keyed with.
 No name, number, text or key is ever logged, or shown in an error or a repr.
 
-What each piece knows: `ledger.sealed_text` the form in a fact, `ledger.subject_keys` the keys and their rotation,
-`ledger.master_key` what wraps them, `ledger.key_database` tables and connections.
+What each piece knows: `ledger.sealed_text` the form in a fact, `ledger.subject_keys` the keys,
+`ledger.master_key` what wraps them, `ledger.rotation` how that changes, `ledger.key_database` tables and connections.
 What may not live here: rules, HTTP, and names in clear beyond the call that seals or unseals them.
 """
 
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -58,8 +58,10 @@ class KeyStore:
     none of them a second later. Every write is durable when its call returns; LEDGER_BUSY if others hold the database.
     """
 
-    def __init__(self, database: KeyDatabase, master: MasterKey) -> None:
-        self._database, self._keys = database, SubjectKeys(database, master)
+    def __init__(
+        self, database: KeyDatabase, master: MasterKey, others: Callable[[], Iterable[bytes]]
+    ) -> None:
+        self._database, self._keys = database, SubjectKeys(database, master, others)
         uses = (b"id numbers", b"phones", b"requests", b"ratings")
         self._for_ids, self._for_phones, self._for_requests, self._for_ratings = (
             keyed_digest(self._keys.secret, u) for u in uses
@@ -102,8 +104,15 @@ class KeyStore:
             database.close()
 
     @classmethod
-    def open(cls, url: str, master_key: bytes, *, busy_seconds: float = BUSY_SECONDS) -> "KeyStore":
-        """Open a store that exists; never makes one.
+    def open(
+        cls,
+        url: str,
+        master_key: bytes,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+        others: Callable[[], Iterable[bytes]] = tuple,
+    ) -> "KeyStore":
+        """Open a store that exists; never makes one. ``others`` gives more master keys, when none known opens it.
 
         Raises KEY_STORE_MISSING, NOT_A_KEY_STORE (a database of something else), SCHEMA_MISMATCH, WRONG_MASTER_KEY,
         MASTER_KEY_INVALID or KEY_STORE_DAMAGED.
@@ -111,7 +120,7 @@ class KeyStore:
         master = MasterKey(master_key)
         database = KeyDatabase(url, busy_seconds)
         try:
-            opened = cls(database, master)
+            opened = cls(database, master, others)
             database.use_wal()
             return opened
         except BaseException:
@@ -270,13 +279,17 @@ class KeyStore:
     def rotate(self, new_master_key: bytes) -> None:
         """Wrap every key anew, in one transaction; from then on only the new master key opens the store.
 
-        Have the new key in a file before (`ledger.master_key.create_master_key`): a crash leaves either the old or the
+        Have the new key in a file before (as `ledger.rotation` has): a crash leaves either the old or the
         new one in force.
-        Other processes answer WRONG_MASTER_KEY for keys they do not hold until they open the store anew.
+        Other processes that are not told of it by their ``others`` answer WRONG_MASTER_KEY for keys they do not hold.
         Sealed text, claims and codes stay as they are.
         """
         self._keys.rotate(MasterKey(new_master_key))
         self._database.empty_wal()
+
+    def is_wrapped_by(self, master_key: bytes) -> bool:
+        """Whether it is this master key that opens the store now."""
+        return self._keys.is_wrapped_by(MasterKey(master_key))
 
     # -- rows about people --
 

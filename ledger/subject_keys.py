@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -48,8 +48,10 @@ Known = dict[UUID, AESGCM | None]
 class SubjectKeys:
     """The keys in one database, for many threads. Raises what `ledger.sealing.KeyStore.open` says."""
 
-    def __init__(self, database: KeyDatabase, master: MasterKey) -> None:
-        self._database, self._rotating = database, threading.Lock()
+    def __init__(
+        self, database: KeyDatabase, master: MasterKey, others: Callable[[], Iterable[bytes]]
+    ) -> None:
+        self._database, self._rotating, self._others = database, threading.Lock(), others
         self._masters: tuple[MasterKey, ...] = (master,)
         self._cache, self._look_at = KeyCache(KEYS_CACHED_MAX), 0.0
         self.secret, self._destructions = self._opened()
@@ -129,6 +131,12 @@ class SubjectKeys:
                 self._rewrap(connection, old, new)
             self._masters = (new, *self._masters[:-1])[:MASTERS_KEPT]
 
+    def is_wrapped_by(self, master: MasterKey) -> bool:
+        """Whether it is this master key that opens the store now."""
+        with self._database.reading() as connection:
+            check: bytes = connection.execute(sa.select(store.c.key_check)).scalar_one()
+        return hmac.compare_digest(master.check, check)
+
     def _notice_destructions(self) -> None:
         now = time.monotonic()
         if now < self._look_at:
@@ -144,6 +152,11 @@ class SubjectKeys:
         # Older ones stay at hand: a reader may look at the store as it was some rotations ago.
         for master in self._masters:
             if hmac.compare_digest(master.check, check):
+                return master
+        for key in self._others():  # another process rotates
+            master = MasterKey(key)
+            if hmac.compare_digest(master.check, check):
+                self._masters = (master, *self._masters)[:MASTERS_KEPT]
                 return master
         raise WrongMasterKeyError(database=self._database.name)
 

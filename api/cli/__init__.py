@@ -8,7 +8,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, archiving, asking, checking, demo, erasing, making, signing
+from api.cli import accounts, archiving, asking, checking, demo, erasing, making, rotating, signing
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -36,8 +36,9 @@ users.command("list")(accounts.listed)
 users.command()(accounts.revoke)
 app.add_typer(users, name="user")
 
-signing_keys = typer.Typer(help="The keys that sign checkpoints.", no_args_is_help=True)
+signing_keys = typer.Typer(help="The keys that sign checkpoints, and the master key.", no_args_is_help=True)
 signing_keys.command()(signing.new)
+signing_keys.command()(rotating.rotate_master)
 app.add_typer(signing_keys, name="key")
 app.command()(signing.sign)
 app.command()(signing.checkpoint)

@@ -35,7 +35,7 @@ from tests.county import County, sample_steps
 COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "sign", "checkpoint", "prove", "check-proof", "erase",
+    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 
@@ -429,6 +429,23 @@ def test_a_key_is_never_shown_again(made: Done, sqlite_url: str) -> None:
     ):
         assert "admin" in done.out
         assert secret not in done.out
+
+
+@pytest.mark.usefixtures("made")
+def test_the_master_key_is_rotated_while_a_server_goes_on(sqlite_url: str) -> None:
+    settings, person = read_settings(database=sqlite_url), uuid4()
+    before = settings.master_key.read_bytes()
+    with opened(settings) as parts:
+        sealed = parts.keys.seal("volunteer.enrolled", person, {"name": "王秀英"})
+        parts.keys._keys.forget()  # as if it had not opened anything of theirs yet
+        done = wenming("key", "rotate-master", "--database", sqlite_url)
+        assert done.code == 0, done.err
+        assert parts.keys.unseal("volunteer.enrolled", sealed) == {"name": "王秀英"}
+    assert Path(word_after("old key", done)).read_bytes() == before != settings.master_key.read_bytes()
+    with opened(settings) as parts:
+        assert parts.keys.unseal("volunteer.enrolled", sealed) == {"name": "王秀英"}
+    settings.master_key.write_bytes(before)
+    refused(wenming("key", "rotate-master", "--database", sqlite_url), "WRONG_MASTER_KEY")
 
 
 @pytest.mark.usefixtures("made")
