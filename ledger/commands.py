@@ -24,6 +24,7 @@ from ledger.events import (
     UnitRole,
     Verdict,
 )
+from ledger.ids import is_derived
 from ledger.rulebook import RuleBook
 
 YEARS = range(1949, 2200)
@@ -48,6 +49,16 @@ Moment = Annotated[datetime, AfterValidator(_sane_instant)]
 
 Day = Annotated[date, AfterValidator(_sane_year)]
 """A local day somebody names, in `YEARS`."""
+
+
+def _free_to_choose(stream_id: UUID) -> UUID:
+    if is_derived(stream_id):
+        raise ValueError("a UUID of version 8 is never free: take a random one (version 4 or 7)")
+    return stream_id
+
+
+NewId = Annotated[UUID, AfterValidator(_free_to_choose)]
+"""The id that somebody chooses for a new stream; never one that another thing has by what it is (`ledger.ids`)."""
 
 BreakMinutes = Annotated[int, Field(ge=0, le=1440)]
 
@@ -75,7 +86,7 @@ class EstablishUnit(Command):
     parent_id: UUID | None = None
     division_code: Annotated[str, Field(pattern=r"^([0-9]{6}|[0-9]{9}|[0-9]{12})$")] | None = None
     department: Code | None = None
-    unit_id: UUID | None = None
+    unit_id: NewId | None = None
 
 
 class RenameUnit(Command):
@@ -144,7 +155,7 @@ class DissolveTeam(Command):
 
 
 class EnrolVolunteer(Command):
-    volunteer_id: UUID
+    volunteer_id: NewId
     volunteer_number: Code
     home_unit_id: UUID
     profile: Sealed
@@ -210,7 +221,7 @@ class DecideCorrection(Command):
 
 
 class PlaceOrder(Command):
-    order_id: UUID
+    order_id: NewId
     requester_id: UUID
     unit_id: UUID
     activity_kind: ActivityKind
@@ -317,7 +328,7 @@ class WithdrawRating(Command):
 class RequestData(Command):
     """Asked by the person themself, or taken down for them by an administrator."""
 
-    request_id: UUID
+    request_id: NewId
     subject_id: UUID
     kind: DataRequestKind
 

@@ -1,24 +1,31 @@
-"""Ids that follow from what a thing is, so that making it twice is a conflict and not a double."""
+"""Ids that follow from what a thing is, so that making it twice is a conflict and not a double.
+
+Whoever knows the ledger's id can compute them too. So those of streams are UUIDs of version 8, which nobody may choose
+for something new (`ledger.commands.NewId`): a station's place, or a person's rights, cannot be taken by another thing.
+"""
 
 from datetime import date
 from uuid import UUID, uuid5
 
+DERIVED = 8
+"""The version of ids that streams have by what they are about."""
+
 
 def rulebook_id(ledger_id: UUID) -> UUID:
     """The one stream of rule-book editions."""
-    return uuid5(ledger_id, "rulebook")
+    return _stream(ledger_id, "rulebook")
 
 
 def unit_id(ledger_id: UUID, kind: str, division_code: str | None) -> UUID:
     """Of the one centre, or of the institute or station of a division (names repeat, codes do not)."""
-    return uuid5(ledger_id, "unit|centre" if kind == "centre" else f"unit|{kind}|{division_code}")
+    return _stream(ledger_id, "unit|centre" if kind == "centre" else f"unit|{kind}|{division_code}")
 
 
 def team_id(ledger_id: UUID, kind: str, unit: UUID, category: str | None) -> UUID:
     """Of a team: one corps, one branch or squad a unit, one team a category (S029–S035)."""
     if kind == "corps":
-        return uuid5(ledger_id, "team|corps")
-    return uuid5(ledger_id, f"team|{kind}|{unit}|{category or ''}")
+        return _stream(ledger_id, "team|corps")
+    return _stream(ledger_id, f"team|{kind}|{unit}|{category or ''}")
 
 
 def command_id(ledger_id: UUID, person_id: UUID, key: str) -> UUID:
@@ -33,7 +40,7 @@ def system_person_id(ledger_id: UUID) -> UUID:
 
 def subject_id(ledger_id: UUID, person_id: UUID) -> UUID:
     """Of the stream that says how a person's data may be used; their own stream says what they did."""
-    return uuid5(ledger_id, f"subject|{person_id}")
+    return _stream(ledger_id, f"subject|{person_id}")
 
 
 def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: date) -> UUID:
@@ -44,3 +51,14 @@ def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: dat
 def reversal_id(entry: UUID) -> UUID:
     """Of the one entry that can reverse ``entry``."""
     return uuid5(entry, "reversal")
+
+
+def is_derived(stream_id: UUID) -> bool:
+    """Whether it is the id of a stream that follows from what the stream is about."""
+    return stream_id.version == DERIVED
+
+
+def _stream(ledger_id: UUID, what: str) -> UUID:
+    """The UUID of version 5, but for the version: RFC 9562 leaves 8 to whoever needs one of their own."""
+    named = uuid5(ledger_id, what).int
+    return UUID(int=named & ~(0xF << 76) | DERIVED << 76)

@@ -155,7 +155,7 @@ def _said(
 ) -> Fact:
     stream_id = ids.subject_id(case.ledger_id, request.subject_id)
     if case.subject(request.subject_id) is None and case.exists(stream_id):
-        # Somebody chose this id for another thing.
+        # Not by a command of today (`ledger.commands.NewId`); nothing is written into the stream of another thing.
         raise AlreadyExistsError(what="something else", id=stream_id)
     return kind(**case.stamp(stream_id), subject_id=request.subject_id, request_id=request.id)
 

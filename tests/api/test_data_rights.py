@@ -17,7 +17,7 @@ from api import erasure
 from api.accesses import WRONG_CODES_MAX
 from api.personal import ERASED, RESTRICTED
 from api.rights import ANOTHERS
-from ledger import audit, events
+from ledger import audit, events, ids
 from ledger import commands as c
 from ledger.rules import Caller
 from projections import follower, replay
@@ -25,6 +25,7 @@ from projections.figures import all_figures
 from tests.api.conftest import (
     ADDRESS,
     CONTACT,
+    LEDGER_ID,
     NAME,
     NEED,
     PHONE,
@@ -320,6 +321,18 @@ def test_requests_are_listed_for_those_who_answer_and_for_the_person(town: Town)
     first = town.seen("/data-requests", "admin", limit=1)
     rest = town.seen("/data-requests", "admin", after=first["next_after"])
     assert [*first["data_requests"], *rest["data_requests"]] == listed
+
+
+def test_nobody_takes_the_stream_in_which_a_persons_rights_will_stand(town: Town) -> None:
+    wang = town.enrol()
+    town.place()
+    taken = str(ids.subject_id(LEDGER_ID, UUID(wang)))
+    answer = town.post("/orders", "resident", town.order("spite") | {"order_id": taken})
+    refused(answer, 422, "INVALID_REQUEST")
+    assert "version 8" in answer.text
+    wish = {"request_id": taken, "subject_id": wang, "kind": "access"}
+    refused(town.post("/data-requests", "admin", wish), 422, "INVALID_REQUEST")
+    assert town.parts.ledger.state(UUID(taken)) is None
 
 
 # --- what is asked for, and codes ------------------------------------------------------------------------------------
