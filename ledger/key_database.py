@@ -134,6 +134,8 @@ class KeyDatabase:
             if re.search(r'database ".*" does not exist', problem):
                 raise KeyStoreMissingError(database=self.name) from None
             raise
+        except UnicodeDecodeError:  # SQLite's complaint repeats bytes that are no text
+            raise KeyStoreDamagedError(database=self.name, problem="its tables are torn") from None
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:

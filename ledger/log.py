@@ -528,3 +528,5 @@ def _ours(database: str, busy_seconds: float) -> Iterator[None]:
         if any(sign in text for sign in _NOT_OURS):
             raise NotALedgerError(database=database, problem=text.strip().splitlines()[0]) from None
         raise
+    except UnicodeDecodeError:  # SQLite's complaint repeats bytes that are no text
+        raise NotALedgerError(database=database, problem="it is damaged") from None

@@ -46,6 +46,23 @@ def test_a_file_of_anything_is_refused_in_our_own_words(tmp_path: Path) -> None:
     assert file.read_bytes() == b"Dear volunteer, " * 400
 
 
+def test_a_file_whose_tables_are_torn_is_refused_in_our_own_words(settings: Settings) -> None:
+    """SQLite repeats what it cannot read in its complaint, and Python cannot read that."""
+    wiring.create(settings)
+    for file, opens in (
+        (settings.database, lambda: LedgerLog.open(settings.database)),
+        (settings.keys, lambda: KeyStore.open(settings.keys, bytes(32))),
+    ):
+        with sqlite3.connect(file.removeprefix("sqlite:///")) as raw:
+            raw.execute("PRAGMA writable_schema = ON")
+            torn = "CAST(x'435245415445' || x'20ac' || substr(sql, 8) AS TEXT)"
+            raw.execute(f"UPDATE sqlite_master SET sql = {torn} WHERE type = 'table'")
+        raw.close()
+        with pytest.raises(LedgerError) as refused:
+            opens()
+        assert refused.value.code in ("NOT_A_LEDGER", "KEY_STORE_DAMAGED")
+
+
 def test_a_ledger_in_the_making_is_finished_by_making_it_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
