@@ -207,6 +207,8 @@ class LedgerLog(ApplicationRecorder):
             for index, job in enumerate(group.jobs):
                 try:
                     job.prepare(tx)
+                except DBAPIError:  # the connection is lost, and the transaction of all with it
+                    raise
                 except Exception as error:  # reaches this job's caller, and nobody else
                     group.errors[index] = error
 

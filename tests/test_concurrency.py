@@ -10,14 +10,16 @@ from threading import Barrier
 from uuid import UUID, uuid5
 
 import orjson
+import psycopg
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ledger import commands as c
 from ledger import ids
-from ledger.application import Answer, Ledger, Request
+from ledger.application import Answer, Ledger, Request, _Decision
 from ledger.errors import Refusal
+from ledger.groupcommit import Job, Transaction
 from ledger.log import LedgerLog
 from ledger.rulebook import default_rulebook, local_day
 from ledger.rules import Caller
@@ -192,6 +194,44 @@ def test_two_approvals_at_once_have_one_winner(ledger: Ledger) -> None:
     assert Counter(getattr(o, "code", "done") for o in outcomes) == {"done": 1, "ALREADY_DECIDED": HANDS - 1}
     entries = [row for row in ledger.ledger_log.read() if row.topic == "entry.posted"]
     assert [orjson.loads(row.state)["minutes"] for row in entries] == [30]
+
+
+class CutOff(Job[None]):
+    """Whoever writes for others loses the connection in the middle of deciding."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def prepare(self, tx: Transaction) -> None:
+        mine = tx._session._connection  # type: ignore[attr-defined]
+        pid = mine.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with psycopg.connect(self.url, autocommit=True) as administrator:
+            administrator.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+        mine.exec_driver_sql("SELECT 1")
+
+
+def test_a_connection_lost_while_deciding_is_told_as_such_to_everybody_in_the_batch(
+    postgres_url: str,
+) -> None:
+    log = LedgerLog.create(postgres_url, ledger_id=LEDGER_ID, kind="demo", created_at=START)
+    ledger = ledger_over(log)
+    ledger.handle(c.PublishRuleBook(version=1, effective_on=local_day(START), book=default_rulebook()), ADMIN)
+    establish = Request(c.EstablishUnit(kind="centre", name="中心", division_code="620523"), ADMIN, "unit")
+    jobs = [
+        _Decision(ledger, establish),
+        CutOff(postgres_url),
+        _Decision(ledger, Request(place(1), ADMIN, "order")),
+    ]
+    errors = log.submit_many(jobs)
+    assert [type(error) for error in errors] == [OperationalError] * 3
+    assert log.head().size == 1
+    answers = [
+        ledger.handle(establish.command, ADMIN, key="unit"),
+        ledger.handle(place(1), ADMIN, key="order"),
+    ]
+    assert [answer.replayed for answer in answers] == [False, False]
+    check_log(ledger, answers)
+    log.close()
 
 
 def test_after_a_failed_write_nothing_that_did_not_happen_is_remembered(sqlite_url: str) -> None:
