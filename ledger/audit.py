@@ -10,7 +10,7 @@ does not fit shows it (`ledger.audit_tree`), unless checkpoints and tiles were r
 do, with the log's public keys, or a checkpoint kept elsewhere. Facts after the newest checkpoint are not signed yet,
 and where nothing is signed an earlier root hash, kept elsewhere and compared with `Report.root`, must do. Nor is
 anything hashed of command_outcomes: a digest changed for another, or a record of a command that had nothing to do,
-cannot be told.
+cannot be told. No more can the signed_at of a checkpoint, which is no part of what is signed.
 A ledger_id can be changed unnoticed only where no command ever came with a key. That a fact is true is never proven.
 """
 

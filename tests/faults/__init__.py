@@ -1,6 +1,7 @@
 """What is left of a ledger after everything that can go wrong: processes killed, disks full, bits flipped.
 
-Every test prints its seed. ``WENMING_FAULTS_SEED`` repeats one; ``WENMING_FAULTS_TIMES`` multiplies the numbers.
+Every test prints its seed. ``WENMING_FAULTS_SEED`` repeats one; ``WENMING_FAULTS_TIMES`` multiplies the numbers (10 for
+a night, 0.1 while working on a test).
 """
 
 import multiprocessing
@@ -16,7 +17,7 @@ _forks.set_forkserver_preload(["tests.faults.hands", "ledger.rotation"])
 
 def times(number: int) -> int:
     """A number of CI, or its multiple in a longer run."""
-    return number * int(os.environ.get("WENMING_FAULTS_TIMES", "1"))
+    return max(1, round(number * float(os.environ.get("WENMING_FAULTS_TIMES", "1"))))
 
 
 def chances(what: str) -> random.Random:
