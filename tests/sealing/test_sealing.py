@@ -514,6 +514,36 @@ def test_a_database_held_by_another_writer_is_busy(database_url: str) -> None:
     store.close()
 
 
+def test_a_reader_that_keeps_the_write_ahead_log_is_told_as_busy(sqlite_url: str, tmp_path: Path) -> None:
+    KeyStore.create(sqlite_url, MASTER, START)
+    store, person = KeyStore.open(sqlite_url, MASTER, busy_seconds=0.2), uuid4()
+    store.ensure_keys([person])
+    reader = sqlite3.connect(tmp_path / "ledger.db")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM key_store").fetchall()
+    with pytest.raises(LedgerBusyError):
+        store.destroy(person, START)
+    reader.close()
+    store.destroy(person, START)
+    assert store.is_erased(person)
+    store.close()
+
+
+def test_torn_pages_are_damage(sqlite_url: str, tmp_path: Path) -> None:
+    KeyStore.create(sqlite_url, MASTER, START)
+    file = tmp_path / "ledger.db"
+    data = bytearray(file.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    file.write_bytes(data)
+    with pytest.raises(KeyStoreDamagedError):
+        KeyStore.open(sqlite_url, MASTER)
+
+
+def test_a_store_without_anybody_is_rotated_too(store: KeyStore, database_url: str) -> None:
+    store.rotate(b"n" * 32)
+    KeyStore.open(database_url, b"n" * 32).close()
+
+
 # --- rotation --------------------------------------------------------------------------------------------------------
 
 
