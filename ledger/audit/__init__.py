@@ -1,0 +1,85 @@
+"""The audit: everything about a stored log that must always hold, checked from the first fact to the last.
+
+It reads the stored columns themselves, inside one read transaction, and trusts none of them: whatever a torn or edited
+database holds becomes a `Defect`, never a crash. Nothing here repairs or writes, and nothing here knows a figure:
+`projections.replay` compares those.
+
+What it cannot find: whoever owns the database can rewrite history as a whole (states, leaf hashes and the head's
+frontier, recomputed to fit), or cut off its end together with the head. Where checkpoints are signed, the first that
+does not fit shows it (`ledger.audit.tree`), unless checkpoints and tiles were rewritten too: then only their signatures
+do, with the log's public keys, or a checkpoint kept elsewhere. Facts after the newest checkpoint are not signed yet,
+and where nothing is signed an earlier root hash, kept elsewhere and compared with `Report.root`, must do. Nor is
+anything hashed of command_outcomes: a digest changed for another, or a record of a command that had nothing to do,
+cannot be told.
+A ledger_id can be changed unnoticed only where no command ever came with a key. That a fact is true is never proven.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+from ledger.audit.columns import Source, raw_columns, snapshot, tolerant
+from ledger.audit.facts import Facts, read_facts
+from ledger.audit.forms import written_forms
+from ledger.audit.head import check_identity, compare_head, read_head
+from ledger.audit.outcomes import Outcomes
+from ledger.audit.report import DEFECTS_KEPT, Defect, Findings, Report
+from ledger.audit.structure import check_structure
+from ledger.audit.tree import TreeAudit
+from ledger.checkpoint import VerifierKey
+from ledger.codec import instant_text
+from ledger.log import LedgerLog
+from ledger.tree import tree_metadata
+
+__all__ = ["DEFECTS_KEPT", "Defect", "Report", "verify", "written_forms"]
+
+
+def verify(
+    log: LedgerLog,
+    progress: Callable[[int, int], None] | None = None,
+    log_keys: Sequence[VerifierKey] = (),
+) -> Report:
+    """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
+
+    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too.
+    Raises LEDGER_BUSY if the database is held, and what the driver says if the connection is lost: neither is a defect.
+    """
+    started = time.monotonic()
+    findings = Findings()
+    with snapshot(log) as connection:
+        readable = check_structure(connection, findings)
+        with raw_columns(connection):
+            source = Source(connection, findings, readable)
+            check_identity(source, log, findings)
+            head = read_head(source, findings)
+            outcomes = Outcomes(log.identity.ledger_id, source, findings)
+            tree = _tree_audit(connection, source, findings, log_keys)
+            facts = Facts(instant_text(log.identity.created_at), source.text, outcomes, tree, findings)
+            read_facts(source, facts, head.size if head else 0, progress)
+            outcomes.finish()
+            if tree is not None:
+                with tolerant(findings, "tree_tiles"):
+                    tree.finish(facts.frontier)
+                findings.checks |= {"checkpoints": tree.checkpoints, "tiles": tree.tiles}
+            if head is not None and "facts" in readable:
+                compare_head(head, facts, findings)
+    return Report(
+        facts.frontier.size,
+        facts.frontier.root().hex(),
+        {**findings.checks, **facts.checks, "outcomes": outcomes.checked},
+        tuple(findings.defects),
+        findings.count,
+        round(time.monotonic() - started, 3),
+    )
+
+
+def _tree_audit(
+    connection: Connection, source: Source, findings: Findings, log_keys: Sequence[VerifierKey]
+) -> TreeAudit | None:
+    """What was signed, ready to be compared; None where nothing was, or its tables cannot be read."""
+    if not tree_metadata.tables.keys() <= source.readable:
+        return None
+    with tolerant(findings, "checkpoints"):
+        return TreeAudit(connection, findings.found, lambda: tolerant(findings, "tree_tiles"), log_keys)
+    return None
