@@ -25,7 +25,8 @@ from ledger.audit.forms import written_forms
 from ledger.audit.head import check_identity, compare_head, read_head
 from ledger.audit.outcomes import Outcomes
 from ledger.audit.report import DEFECTS_KEPT, Defect, Findings, Report
-from ledger.audit.structure import check_structure
+from ledger.audit.sharing import helpers_for
+from ledger.audit.structure import check_structure, checking_file
 from ledger.audit.tree import TreeAudit
 from ledger.checkpoint import VerifierKey
 from ledger.codec import instant_text
@@ -39,6 +40,7 @@ def verify(
     log: LedgerLog,
     progress: Callable[[int, int], None] | None = None,
     log_keys: Sequence[VerifierKey] = (),
+    helpers: int | None = None,
 ) -> Report:
     """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
 
@@ -49,14 +51,17 @@ def verify(
     findings = Findings()
     with snapshot(log) as connection:
         readable = check_structure(connection, findings)
-        with raw_columns(connection):
+        with checking_file(log, findings), raw_columns(connection):
             source = Source(connection, findings, readable)
             check_identity(source, log, findings)
             head = read_head(source, findings)
             outcomes = Outcomes(log.identity.ledger_id, source, findings)
             tree = _tree_audit(connection, source, findings, log_keys)
             facts = Facts(instant_text(log.identity.created_at), source.text, outcomes, tree, findings)
-            read_facts(source, facts, head.size if head else 0, progress)
+            expected = head.size if head else 0
+            read_facts(
+                source, facts, expected, progress, helpers_for(expected) if helpers is None else helpers
+            )
             outcomes.finish()
             if tree is not None:
                 with tolerant(findings, "tree_tiles"):

@@ -118,4 +118,5 @@ class Source:
         if table not in self.readable:
             return
         with tolerant(self._findings, table):
-            yield from self._connection.exec_driver_sql(query).partitions(READ_ROWS)  # type: ignore[misc]
+            for batch in self._connection.exec_driver_sql(query).partitions(READ_ROWS):
+                yield list(map(tuple, batch))

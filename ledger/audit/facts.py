@@ -1,17 +1,18 @@
 """The facts, one after the other: positions, versions, written forms, recording times and leaf hashes."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from ledger.audit.columns import Source
 from ledger.audit.forms import is_uuid, written_forms
 from ledger.audit.outcomes import Outcomes
 from ledger.audit.report import Findings
+from ledger.audit.sharing import examined
 from ledger.audit.tree import TreeAudit
 from ledger.codec import EVENTS_BY_TOPIC, decode, instant_text
 from ledger.errors import UnreadableFactError
 from ledger.merkle import Frontier, leaf_hash
+from ledger.plain import ID, NOT_PLAIN, STAMP, Row
 
 _NOWHERE = UUID(int=0)
 
@@ -48,8 +49,35 @@ class Facts:
             "leaf_hashes": facts,
         }
 
-    def take(self, row: Any) -> None:
-        """Check the next fact."""
+    def take_all(self, rows: Sequence[Row], stamps: str) -> None:
+        """Check the next facts, of which `plain.stamps` has said which are sound in themselves."""
+        take, take_plain = self.take, self._take_plain
+        at = 0
+        for row in rows:
+            stamp = stamps[at : at + STAMP]
+            at += STAMP
+            if stamp == NOT_PLAIN:
+                take(row)
+            else:
+                take_plain(row, stamp)
+
+    def _take_plain(self, row: Row, stamp: str) -> None:
+        """Check the place of a fact that is sound in itself."""
+        position, stream_id, version, _, _, leaf = row
+        if position == self.last + 1 and type(position) is int:
+            self.last = position
+        else:
+            self._check_position(position)
+        stream_text = self._text(stream_id)
+        if stream_text is not None and self._versions.get(stream_text) == version - 1:
+            self._versions[stream_text] = version
+        else:  # a new stream, or a version that is not its next
+            self._check_stream(stream_text, version)
+        self._check_order(stamp[:ID], stamp[ID : 2 * ID], stamp[2 * ID :])
+        self._append(leaf)
+
+    def take(self, row: Row) -> None:
+        """Check the next fact, all of it."""
         position, stream_id, version, topic, state, leaf = row
         self._check_position(position)
         stream_text = self._column("stream_id", self._text(stream_id))
@@ -99,7 +127,9 @@ class Facts:
         if stamp is None:
             self._outcomes.fact(self.last, None, None)
             return
-        caller_id, command_id, recorded_at = stamp
+        self._check_order(*stamp)
+
+    def _check_order(self, caller_id: str, command_id: str, recorded_at: str) -> None:
         self._states_read += 1
         if recorded_at < self.newest:
             self._findings.found(self.last, "RECORDED_BACKWARDS")
@@ -107,12 +137,13 @@ class Facts:
             self.newest = recorded_at
         self._outcomes.fact(self.last, command_id, caller_id)
 
-    def _stamp(self, topic: str, state: str) -> tuple[str, ...] | None:
+    def _stamp(self, topic: str, state: str) -> tuple[str, str, str] | None:
         """Caller, command and recording time of a sound state; what no written form covers is decoded in full."""
         form = self._forms.get(topic)
         match = form.fullmatch(state) if form is not None else None
         if match is not None:
-            return match.groups()
+            caller_id, command_id, recorded_at = match.groups()
+            return caller_id, command_id, recorded_at
         if topic not in EVENTS_BY_TOPIC:
             self._findings.found(self.last, "TOPIC_UNKNOWN")
             return None
@@ -142,12 +173,15 @@ class Facts:
 
 
 def read_facts(
-    source: Source, facts: Facts, expected: int, progress: Callable[[int, int], None] | None
+    source: Source,
+    facts: Facts,
+    expected: int,
+    progress: Callable[[int, int], None] | None,
+    helpers: int,
 ) -> None:
-    take = facts.take
-    for batch in source.facts():
-        for row in batch:
-            take(row)
+    """Check all facts of the source; ``helpers`` processes share in what can be said of each by itself."""
+    for rows, stamps in examined(source.facts(), helpers):
+        facts.take_all(rows, stamps)
         if progress is not None:
             done = facts.frontier.size
             progress(done, max(done, expected))

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from ledger.codec import EVENTS_BY_TOPIC
 from ledger.events import Code, Fact, Instant, PublicName, Sealed
+from ledger.plain import UUID_TEXT
 
-UUID_TEXT = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _DAY_TEXT = (
     "[12][0-9]{3}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"
     "|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"

@@ -185,5 +185,11 @@ class Findings:
             words = {"position": position, **details}
             self.defects.append(Defect(position, code, zh.format_map(words), en.format_map(words)))
 
+    def put_first(self, others: "Findings") -> None:
+        """Defects that were met meanwhile and are to be told before these."""
+        self.count += others.count
+        self.defects[:0] = others.defects
+        del self.defects[DEFECTS_KEPT:]
+
     def checked(self, what: str) -> None:
         self.checks[what] += 1

@@ -1,19 +1,22 @@
 """The file, the tables and the guards: all that keeps a log append-only is there, and is as it was created."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Dialect, Table, UniqueConstraint, inspect
 from sqlalchemy.engine import Inspector
 
 from ledger import log_postgres, log_sqlite
-from ledger.audit.columns import tolerant
+from ledger.audit.columns import snapshot, tolerant
 from ledger.audit.report import DEFECTS_KEPT, Findings
+from ledger.log import LedgerLog
 from ledger.schema import metadata
 from ledger.tree import tree_metadata
 
 
 def check_structure(connection: Connection, findings: Findings) -> frozenset[str]:
-    """Check the file, the tables and the guards; the names of the tables that have their columns and can be read."""
+    """Check the tables and the guards; the names of the tables that have their columns and can be read."""
     present: set[str] = set()
     readable: set[str] = set()
     with tolerant(findings, "the schema"):
@@ -29,7 +32,6 @@ def check_structure(connection: Connection, findings: Findings) -> frozenset[str
     with tolerant(findings, "the schema"):
         if connection.dialect.name == "sqlite":
             _check_sqlite_guards(connection, findings)
-            _check_sqlite_file(connection, findings)
         else:
             _check_postgres_guards(connection, findings)
     return frozenset(readable)
@@ -77,12 +79,30 @@ def _check_sqlite_guards(connection: Connection, findings: Findings) -> None:
     _compare_guards(stored, created, findings)
 
 
-def _check_sqlite_file(connection: Connection, findings: Findings) -> None:
-    """SQLite's own full check: pages, and every index entry against its row."""
+@contextmanager
+def checking_file(log: LedgerLog, findings: Findings) -> Iterator[None]:
+    """Meanwhile, SQLite's own full check of the file: pages, and every index entry against its row.
+
+    It runs in a thread and a read transaction of its own, for it takes as long as reading the facts does. What it
+    found comes before all other findings.
+    """
+    if log.dialect != "sqlite":
+        yield
+        return
     findings.checks["file"] = 1
-    for (line,) in connection.exec_driver_sql(f"PRAGMA integrity_check({DEFECTS_KEPT})"):
-        if line != "ok":
-            findings.found(None, "FILE_DAMAGED", problem=line)
+    found = Findings()
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(_check_file, log, found)
+        yield
+        done.result()
+    findings.put_first(found)
+
+
+def _check_file(log: LedgerLog, findings: Findings) -> None:
+    with snapshot(log) as connection, tolerant(findings, "the schema"):
+        for (line,) in connection.exec_driver_sql(f"PRAGMA integrity_check({DEFECTS_KEPT})"):
+            if line != "ok":
+                findings.found(None, "FILE_DAMAGED", problem=line)
 
 
 _KEEP, _STAY = 2 + 8 + 16 + 32, 2 + 8 + 32
