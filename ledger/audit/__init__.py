@@ -22,15 +22,17 @@ from sqlalchemy import Connection
 from ledger.audit.columns import Source, raw_columns, snapshot, tolerant
 from ledger.audit.facts import Facts, read_facts
 from ledger.audit.forms import written_forms
+from ledger.audit.growth import Earlier, Growth
 from ledger.audit.head import check_identity, compare_head, read_head
 from ledger.audit.outcomes import Outcomes
 from ledger.audit.report import DEFECTS_KEPT, Defect, Findings, Report
 from ledger.audit.sharing import helpers_for
 from ledger.audit.structure import check_structure, checking_file
-from ledger.audit.tree import TreeAudit
+from ledger.audit.tree import StoredTree, TreeAudit, origin_of
 from ledger.checkpoint import VerifierKey
 from ledger.codec import instant_text
 from ledger.log import LedgerLog
+from ledger.merkle import Frontier
 from ledger.tree import tree_metadata
 
 __all__ = ["DEFECTS_KEPT", "Defect", "Report", "verify", "written_forms"]
@@ -40,15 +42,21 @@ def verify(
     log: LedgerLog,
     progress: Callable[[int, int], None] | None = None,
     log_keys: Sequence[VerifierKey] = (),
+    witnesses: Sequence[VerifierKey] = (),
+    since: Earlier | None = None,
     helpers: int | None = None,
 ) -> Report:
     """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
 
-    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too.
-    Raises LEDGER_BUSY if the database is held, and what the driver says if the connection is lost: neither is a defect.
+    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too, and
+    that ``witnesses`` cosigned the newest; with ``since``, that the log only grew since then. ``helpers`` processes
+    share the work: as many as the log is worth if None.
+    Raises LEDGER_BUSY if the database is held, BUNDLE_WRONG if what was kept is no bundle, and what the driver says if
+    the connection is lost: these are no defects.
     """
     started = time.monotonic()
-    findings = Findings()
+    findings = Findings("tables", "guards", "identity", "head")
+    growth = Growth(since, findings) if since is not None else None
     with snapshot(log) as connection:
         readable = check_structure(connection, findings)
         with checking_file(log, findings), raw_columns(connection):
@@ -56,19 +64,33 @@ def verify(
             check_identity(source, log, findings)
             head = read_head(source, findings)
             outcomes = Outcomes(log.identity.ledger_id, source, findings)
-            tree = _tree_audit(connection, source, findings, log_keys)
-            facts = Facts(instant_text(log.identity.created_at), source.text, outcomes, tree, findings)
+            stored = _stored_tree(connection, source, findings)
+            tree = None
+            if stored is not None:
+                tree = TreeAudit(stored.size, stored.tile, findings.found, log_keys, witnesses)
+                for checkpoint in stored.checkpoints:
+                    tree.expect(*checkpoint)
+            facts = Facts(
+                instant_text(log.identity.created_at), source.text, outcomes, tree, growth, findings
+            )
             expected = head.size if head else 0
             read_facts(
-                source, facts, expected, progress, helpers_for(expected) if helpers is None else helpers
+                source.facts(),
+                facts,
+                expected,
+                progress,
+                helpers_for(expected) if helpers is None else helpers,
             )
             outcomes.finish()
-            if tree is not None:
+            if tree is not None and stored is not None:
                 with tolerant(findings, "tree_tiles"):
                     tree.finish(facts.frontier)
+                    stored.count_tiles()
                 findings.checks |= {"checkpoints": tree.checkpoints, "tiles": tree.tiles}
             if head is not None and "facts" in readable:
                 compare_head(head, facts, findings)
+            if growth is not None:
+                _compare_growth(growth, log, stored, facts.frontier, log_keys)
     return Report(
         facts.frontier.size,
         facts.frontier.root().hex(),
@@ -79,12 +101,27 @@ def verify(
     )
 
 
-def _tree_audit(
-    connection: Connection, source: Source, findings: Findings, log_keys: Sequence[VerifierKey]
-) -> TreeAudit | None:
-    """What was signed, ready to be compared; None where nothing was, or its tables cannot be read."""
+def _stored_tree(connection: Connection, source: Source, findings: Findings) -> StoredTree | None:
+    """What was signed; None where nothing was, or its tables cannot be read."""
     if not tree_metadata.tables.keys() <= source.readable:
         return None
     with tolerant(findings, "checkpoints"):
-        return TreeAudit(connection, findings.found, lambda: tolerant(findings, "tree_tiles"), log_keys)
+        return StoredTree(connection, findings.found, lambda: tolerant(findings, "tree_tiles"))
     return None
+
+
+def _compare_growth(
+    growth: Growth, log: LedgerLog, stored: StoredTree | None, tree: Frontier, keys: Sequence[VerifierKey]
+) -> None:
+    """What the earlier log says of itself, and its tree, beside this one."""
+    newest = stored.checkpoints[-1] if stored is not None and stored.checkpoints else None
+    now = {
+        "ledger_id": str(log.identity.ledger_id),
+        "kind": log.identity.kind,
+        "created_at": instant_text(log.identity.created_at),
+    }
+    growth.compare(None if newest is None else origin_of(newest[2]), now, keys)
+    if stored is None or newest is None:
+        growth.finish(tree, None)
+    else:
+        growth.finish(tree, newest[:2], lambda tile: stored.tile(tile.level, tile.index)[1])

@@ -1,10 +1,10 @@
 """The facts, one after the other: positions, versions, written forms, recording times and leaf hashes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
-from ledger.audit.columns import Source
 from ledger.audit.forms import is_uuid, written_forms
+from ledger.audit.growth import Growth
 from ledger.audit.outcomes import Outcomes
 from ledger.audit.report import Findings
 from ledger.audit.sharing import examined
@@ -24,8 +24,9 @@ class Facts:
         self,
         created_at: str,
         text: Callable[[object], str | None],
-        outcomes: Outcomes,
+        outcomes: Outcomes | None,
         tree: TreeAudit | None,
+        growth: Growth | None,
         findings: Findings,
     ) -> None:
         self.last = 0
@@ -37,6 +38,7 @@ class Facts:
         self._text = text
         self._outcomes = outcomes
         self._tree = tree
+        self._growth = growth
         self._findings = findings
 
     @property
@@ -125,7 +127,8 @@ class Facts:
     def _check_state(self, topic: str | None, state: str | None) -> None:
         stamp = self._stamp(topic, state) if topic is not None and state is not None else None
         if stamp is None:
-            self._outcomes.fact(self.last, None, None)
+            if self._outcomes is not None:
+                self._outcomes.fact(self.last, None, None)
             return
         self._check_order(*stamp)
 
@@ -135,7 +138,8 @@ class Facts:
             self._findings.found(self.last, "RECORDED_BACKWARDS")
         else:
             self.newest = recorded_at
-        self._outcomes.fact(self.last, command_id, caller_id)
+        if self._outcomes is not None:
+            self._outcomes.fact(self.last, command_id, caller_id)
 
     def _stamp(self, topic: str, state: str) -> tuple[str, str, str] | None:
         """Caller, command and recording time of a sound state; what no written form covers is decoded in full."""
@@ -170,17 +174,19 @@ class Facts:
         self.frontier.append(leaf)
         if self._tree is not None:
             self._tree.leaf(leaf, self.frontier)
+        if self._growth is not None:
+            self._growth.leaf(leaf, self.frontier)
 
 
 def read_facts(
-    source: Source,
+    batches: Iterable[Sequence[Row]],
     facts: Facts,
     expected: int,
     progress: Callable[[int, int], None] | None,
     helpers: int,
 ) -> None:
-    """Check all facts of the source; ``helpers`` processes share in what can be said of each by itself."""
-    for rows, stamps in examined(source.facts(), helpers):
+    """Check all facts; ``helpers`` processes share in what can be said of each by itself."""
+    for rows, stamps in examined(batches, helpers):
         facts.take_all(rows, stamps)
         if progress is not None:
             done = facts.frontier.size

@@ -98,6 +98,47 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
         "大小为 {size} 的检查点，其签名文本与所记不符，或没有已知密钥的签名。",
         "The note of the checkpoint of size {size} does not say what stands beside it, or no known key signed it.",
     ),
+    "CHECKPOINT_ORIGIN_WRONG": (
+        "大小为 {size} 的检查点属于另一个账本名称。",
+        "The checkpoint of size {size} is of a log of another name.",
+    ),
+    "WITNESS_MISSING": (
+        "大小为 {size} 的检查点没有见证人 {witness} 的有效会签。",
+        "The checkpoint of size {size} is not validly cosigned by the witness {witness}.",
+    ),
+    "BUNDLE_COUNT_WRONG": (
+        "证据包的 {path} 应有第 {first} 至 {last} 条事实，实有 {lines} 行。",
+        "{path} of the bundle should hold the facts at positions {first} to {last}, and holds {lines} lines.",
+    ),
+    "SINCE_LEDGER_DIFFERS": (
+        "较早的证据来自另一个账本（{what}不同）。",
+        "The earlier evidence is of another ledger: its {what} differs.",
+    ),
+    "SINCE_LARGER": (
+        "较早的检查点已有 {old} 条事实，现在只有 {size} 条：第 {first} 条起被截去。",
+        "The earlier checkpoint had {old} facts already, and now there are {size}: those from position {first} on"
+        " were cut off.",
+    ),
+    "SINCE_FACT_DIFFERS": (
+        "第 {position} 条事实与较早证据中的不同。",
+        "The fact at position {position} is not the one of the earlier bundle.",
+    ),
+    "SINCE_ROOT_DIFFERS": (
+        "前 {old} 条事实与较早的检查点不符：其中有内容在那之后被改写、调换或删去。",
+        "The first {old} facts do not fit the earlier checkpoint: some were rewritten, reordered or removed since.",
+    ),
+    "SINCE_PROOF_WRONG": (
+        "自大小 {old} 至 {size} 的一致性证明不成立。",
+        "The consistency proof from size {old} to size {size} does not hold.",
+    ),
+    "SINCE_NOTE_WRONG": (
+        "较早的检查点没有已知密钥的有效签名。",
+        "The earlier checkpoint is not validly signed by a known key.",
+    ),
+    "SINCE_KEYS_DIFFER": (
+        "较早证据所列的公钥 {key} 不在现在的公钥之中。",
+        "The earlier bundle names the public key {key}, which is not among the keys of now.",
+    ),
     "TILE_WRONG": (
         "哈希块 {path} 与事实不符，自第 {first} 条起。",
         "The tile {path} does not fit the facts, from position {first} on.",
@@ -173,10 +214,10 @@ class Report:
 class Findings:
     """Defects as they are met, and what was checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *kinds: str) -> None:
         self.defects: list[Defect] = []
         self.count = 0
-        self.checks: dict[str, int] = {"tables": 0, "guards": 0, "identity": 0, "head": 0}
+        self.checks: dict[str, int] = dict.fromkeys(kinds, 0)
 
     def found(self, position: int | None, code: str, **details: object) -> None:
         self.count += 1
