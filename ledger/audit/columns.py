@@ -28,7 +28,7 @@ def snapshot(log: LedgerLog) -> Iterator[Connection]:
             if log.dialect == "postgresql":
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield connection
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.OperationalError) as error:
         if log_sqlite.is_busy(error) or log_postgres.is_busy(error):
             raise LedgerBusyError(seconds=log.busy_seconds) from None
         raise
@@ -86,9 +86,9 @@ class Source:
         self._connection = connection.execution_options(stream_results=True, max_row_buffer=READ_ROWS)
         self._findings = findings
         self.readable = readable
-        is_sqlite = connection.dialect.name == "sqlite"
-        self.text: Callable[[object], str | None] = _sqlite_text if is_sqlite else _postgres_text
-        self._uuid = "{}" if is_sqlite else "{}::text"
+        self._is_sqlite = connection.dialect.name == "sqlite"
+        self.text: Callable[[object], str | None] = _sqlite_text if self._is_sqlite else _postgres_text
+        self._uuid = "{}" if self._is_sqlite else "{}::text"
 
     def facts(self) -> Iterator[list[Any]]:
         """Rows in the order of positions, some thousands at a time."""
@@ -118,5 +118,14 @@ class Source:
         if table not in self.readable:
             return
         with tolerant(self._findings, table):
-            for batch in self._connection.exec_driver_sql(query).partitions(READ_ROWS):
-                yield list(map(tuple, batch))
+            yield from self._sqlite_rows(query) if self._is_sqlite else self._postgres_rows(query)
+
+    def _sqlite_rows(self, query: str) -> Iterator[list[Any]]:
+        """Straight from the driver, which makes the tuples that are wanted: half the cost of rows."""
+        cursor = cast(Any, self._connection.connection.driver_connection).execute(query)
+        while rows := cursor.fetchmany(READ_ROWS):
+            yield rows
+
+    def _postgres_rows(self, query: str) -> Iterator[list[Any]]:
+        for batch in self._connection.exec_driver_sql(query).partitions(READ_ROWS):
+            yield list(map(tuple, batch))
