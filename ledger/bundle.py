@@ -40,7 +40,9 @@ CHUNK_FACTS = TILE_WIDTH * TILE_WIDTH
 """Facts in one entry: those under one full tile of level 1."""
 SMALL_BYTES_MAX = 1 << 20
 """Of the entries that are read whole."""
-LINE_BYTES_MAX = 8 << 20
+LINE_BYTES_MAX = 2 << 20
+CHECKPOINTS_BYTES_MAX = 256 << 20
+"""Of one chunk: as many checkpoints as facts, each cosigned by dozens."""
 BLOCK_BYTES = 1 << 20
 
 README = """\
@@ -348,10 +350,10 @@ class ZipReader:
         self._file.seek(size, os.SEEK_CUR)
         self._offset += size
 
-    def lines(self, path: str) -> Iterator[list[bytes]]:
+    def lines(self, path: str, size_max: int = _LONG_MAX - 1) -> Iterator[list[bytes]]:
         """The next entry in lines, some thousands at a time."""
         rest = b""
-        for block in self.entry(path):
+        for block in self.entry(path, size_max):
             *whole, rest = (rest + block).split(b"\n")
             if len(rest) > LINE_BYTES_MAX:
                 raise BundleWrongError(place=path, problem=f"a line is longer than {LINE_BYTES_MAX} bytes")

@@ -15,6 +15,7 @@ from ledger.audit.report import Findings, Report
 from ledger.audit.sharing import helpers_for
 from ledger.audit.tree import TreeAudit
 from ledger.bundle import (
+    CHECKPOINTS_BYTES_MAX,
     Opening,
     ZipReader,
     checkpoint_of,
@@ -31,7 +32,8 @@ from ledger.checkpoint import VerifierKey
 from ledger.errors import BundleWrongError
 from ledger.merkle import Tile, TileHashes, consistency_proof
 
-READ_FACTS = 1_000
+BATCH_FACTS, BATCH_BYTES = 1_000, 2 << 20
+"""Facts that are examined together, and their bytes: a forger may write long ones."""
 
 
 def verify_bundle(
@@ -124,7 +126,7 @@ class _Bundle:
     def _read_checkpoints(self, chunk: int, first: int, last: int) -> None:
         """Earlier checkpoints, the smallest first; the newest comes after all of them."""
         path, before = checkpoints_path(chunk), first - 1
-        for lines in self.reader.lines(path):
+        for lines in self.reader.lines(path, CHECKPOINTS_BYTES_MAX):
             for line in lines:
                 note = read_note(line, path)
                 said = checkpoint_of(note, path)
@@ -156,18 +158,18 @@ class _Bundle:
         return bytes(leaves)
 
     def _read_chunk(self, path: str, first: int, last: int, leaves: bytes) -> Iterator[list[Any]]:
-        count, rows = 0, []
+        count = length = 0
+        rows: list[Any] = []
         for lines in self.reader.lines(path):
             for line in lines:
                 position, stream_id, version, topic, state = read_fact(line, path)
                 at = 32 * (position - first)
-                rows.append(
-                    (position, stream_id, version, topic, state, leaves[at : at + 32] if at >= 0 else b"")
-                )
-                count += 1
-                if len(rows) == READ_FACTS:
+                leaf = leaves[at : at + 32] if at >= 0 else b""
+                rows.append((position, stream_id, version, topic, state, leaf))
+                count, length = count + 1, length + len(line)
+                if len(rows) == BATCH_FACTS or length > BATCH_BYTES:
                     yield rows
-                    rows = []
+                    rows, length = [], 0
         if rows:
             yield rows
         if count != last - first + 1:

@@ -163,7 +163,7 @@ def _started() -> Iterator[_Helper]:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 pass_fds=[file.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
             try:
                 yield _Helper(process, memory)

@@ -15,22 +15,12 @@ from ledger.codec import decode, encode
 from ledger.errors import UnreadableFactError
 from ledger.log import LedgerLog
 from ledger.merkle import leaf_hash
-from tests.audit.test_verify import FACTS, Tampered, apply, new_ledger
+from tests.audit.test_verify import FACTS, Tampered, apply, new_ledger, tampered, tampered_file
 
 FORMS = {topic: form.fullmatch for topic, form in written_forms().items()}
 
 
-@pytest.fixture(scope="module")
-def tampered_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tampered]:
-    made = Tampered(tmp_path_factory.mktemp("sharing") / "ledger.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tampered(tampered_file: Tampered) -> Iterator[Tampered]:
-    yield tampered_file
-    tampered_file.restore()
+__all__ = ["tampered", "tampered_file"]
 
 
 @pytest.fixture(scope="module")

@@ -437,7 +437,7 @@ def with_entry(path: str, data: bytes) -> Edit:
         with_entry("checkpoints/000000.ndjson", b"{}\n"), with_entry("checkpoints/000000.ndjson", b"\xff\n"),
         with_entry("checkpoints/000000.ndjson", b'{"note":"x"}\n'), with_entry("checkpoints/000000.ndjson", b"{"),
         with_entry(FACTS, b"\n"), with_entry(FACTS, b"{}\n"), with_entry(FACTS, b"no end"),
-        with_entry(FACTS, b"x" * ((8 << 20) + 2)),
+        with_entry(FACTS, b"x" * ((2 << 20) + 2)),
         with_entry(FACTS, b'{"position":1,"stream_id":"' + b"0" * 36 + b'","topic":"a","version":1,"state":{\xff}}\n'),
     ],
 )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench import facts
 from ledger.audit import verify
 from ledger.audit.bundled import verify_bundle
 from ledger.audit.growth import earlier
@@ -15,7 +17,9 @@ from ledger.audit.report import Report
 from ledger.bundling import export_bundle
 from ledger.checkpoint import Checkpoint, SignerKey, sign_checkpoint
 from ledger.errors import BundleWrongError
+from ledger.log import LedgerLog
 from ledger.merkle import Frontier
+from ledger.tree import TreeStore
 from tests.bundle.conftest import SIZES, check, entries, export, found, made, packed, repacked
 from tests.signer.conftest import KEY, LEDGER_ID, NEXT_KEY, ORIGIN, Site, fact
 
@@ -115,8 +119,8 @@ def forked(folder: Path, at: int, sizes: tuple[int, ...], key: SignerKey = KEY) 
     folder.mkdir(exist_ok=True)
     site = Site(f"sqlite:///{folder / 'ledger.db'}", folder)
     for size in sizes:
-        facts = [fact(number, "站" if number + 1 != at else "另一个站") for number in range(site.count, size)]
-        site.log.insert_events(facts)
+        other = [fact(number, "站" if number + 1 != at else "另一个站") for number in range(site.count, size)]
+        site.log.insert_events(other)
         site.count = size
         site.sign(key)
     return site
@@ -280,3 +284,36 @@ def test_an_earlier_bundle_that_was_cut_off_is_refused(kept: Kept, tmp_path: Pat
 def test_a_bundle_without_a_key_named_asks_for_none(kept: Kept, tmp_path: Path) -> None:
     content = entries(kept.bundles[20]) | {"keys.txt": b""}
     assert check(kept.newest, packed(content, tmp_path / "keyless.zip")).ok
+
+
+# --- at size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # about 40 s
+@pytest.mark.timeout(600)
+def test_a_log_of_two_whole_chunks_with_helpers_that_are_wanted(tmp_path: Path) -> None:
+    """Facts of every kind, chunks as they are, and enough of them that other cores share in the work."""
+    site = Site(f"sqlite:///{tmp_path / 'ledger.db'}", tmp_path)
+    site.log.close()
+    (tmp_path / "ledger.db").unlink()
+    site.log = LedgerLog.create(site.url, ledger_id=facts.LEDGER_ID, kind="demo", created_at=facts.START)
+    site.store = TreeStore(site.log)
+    year = facts.stored_facts(140_000)
+    for some in (70_000, 70_000):
+        for _ in range(some // 1_000):
+            site.log.insert_events(list(islice(year, 1_000)))
+        export(site, tmp_path / f"{site.sign()}.zip")
+    since = tmp_path / "70000.zip"
+    assert check(tmp_path / "140000.zip", since).defects == ()
+    assert verified(site, since, KEY).defects == ()
+    (row,) = site.log.read(65_537, 65_537)
+    site.edit(
+        ("UPDATE facts SET state = ? WHERE position = 65537", (row.state.decode().replace(":", ": ", 1),))
+    )
+    report = verified(site, since, KEY)
+    assert {
+        ("STATE_UNREADABLE", 65_537),
+        ("LEAF_HASH_WRONG", 65_537),
+        ("SINCE_FACT_DIFFERS", 65_537),
+    } <= found(report)
+    site.log.close()
