@@ -33,7 +33,7 @@ from ledger.errors import (
     NoteKeyMalformedError,
     NoteMalformedError,
 )
-from ledger.merkle import SIZE_MAX, TILE_HEIGHT, TILE_WIDTH, Tile, new_tiles
+from ledger.merkle import SIZE_MAX, TILE_HEIGHT, TILE_WIDTH, Tile
 
 FORMAT = "wenming-bundle/1"
 CHUNK_FACTS = TILE_WIDTH * TILE_WIDTH
@@ -168,11 +168,6 @@ def chunk_tiles(chunk: int, size: int) -> list[Tile]:
     return found
 
 
-def tile_count(size: int) -> int:
-    """How many tiles a tree of this size has."""
-    return sum(1 for _ in new_tiles(0, size))
-
-
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 BundledRow = tuple[int, str, int, str, str]
@@ -234,7 +229,7 @@ def checkpoint_of(note: str, place: str) -> Checkpoint:
 def read_keys(data: bytes) -> tuple[VerifierKey, ...]:
     """The claimed keys of keys.txt. BUNDLE_WRONG."""
     try:
-        keys = tuple(VerifierKey.from_text(line) for line in data.decode("ascii").splitlines())
+        keys = tuple(VerifierKey.from_text(line) for line in data.decode().split("\n")[:-1])
     except (UnicodeDecodeError, NoteKeyMalformedError):
         raise BundleWrongError(place="keys.txt", problem="a line is not a public key") from None
     if keys_text(keys) != data:
@@ -244,7 +239,7 @@ def read_keys(data: bytes) -> tuple[VerifierKey, ...]:
 
 def keys_text(keys: Iterable[VerifierKey]) -> bytes:
     """The content of keys.txt."""
-    return "".join(f"{key.to_text()}\n" for key in keys).encode("ascii")
+    return "".join(f"{key.to_text()}\n" for key in keys).encode()
 
 
 # --- the zip file, in its one spelling -------------------------------------------------------------------------------
