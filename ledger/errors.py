@@ -511,6 +511,18 @@ class ArchiveWrongError(LedgerError):
     en = "The archived segment {segment} cannot be used: {problem}. Write it anew with: wenming archive (no fact is lost, even if the whole directory is deleted)."
 
 
+class BundleWrongError(LedgerError):
+    code = "BUNDLE_WRONG"
+    zh = "证据包不可用（{place}）：{problem}。请向出具者重新索取。"
+    en = "The bundle cannot be used ({place}): {problem}. Ask for it again where it came from."
+
+
+class BundleExistsError(Refusal):
+    code = "BUNDLE_EXISTS"
+    zh = "文件 {file} 已存在，不会被覆盖：较早的证据包本身就是证据。请换一个文件名。"
+    en = "The file {file} exists already and is not overwritten: an earlier bundle is evidence. Choose another name."
+
+
 # --- personal data and its keys --------------------------------------------------------------------------------------
 
 

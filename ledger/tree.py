@@ -117,6 +117,14 @@ class TreeStore:
         query = select(checkpoints).where(checkpoints.c.size >= position)
         return self._one(query.order_by(checkpoints.c.size).limit(1))
 
+    def between(self, first: int, last: int) -> list[Published]:
+        """The checkpoints of these sizes, both included, the smallest first."""
+        query = (
+            select(checkpoints).where(checkpoints.c.size.between(first, last)).order_by(checkpoints.c.size)
+        )
+        with self.log.engine.connect() as connection:
+            return [_published(row) for row in connection.execute(query)]
+
     def _one(self, query: Any) -> Published | None:
         if not self.is_there():
             return None

@@ -8,7 +8,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, archiving, asking, checking, demo, erasing, making, rotating, signing
+from api.cli import accounts, archiving, asking, checking, demo, erasing, exporting, making, rotating, signing
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -44,6 +44,10 @@ app.command()(signing.sign)
 app.command()(signing.checkpoint)
 app.command()(signing.prove)
 app.command("check-proof")(signing.check_proof)
+
+exports = typer.Typer(help="Files for those who have no access to the ledger.", no_args_is_help=True)
+exports.command()(exporting.bundle)
+app.add_typer(exports, name="export")
 
 app.command()(erasing.erase)
 app.command()(accounts.config)

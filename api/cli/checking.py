@@ -1,43 +1,113 @@
 """`wenming verify` and `rebuild`: everything that must always hold, and the figures computed anew."""
 
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from api.cli.given import AsJson, Database, archive_of, figure_named, open_log
-from api.cli.shown import counted, say, show_json, show_report
-from api.cli.signing import VerifierKeys, verifier_keys
+from api.cli.shown import (
+    Differing,
+    claims,
+    counted,
+    say,
+    show_growth,
+    show_json,
+    show_opening,
+    show_report,
+    tree_head,
+)
+from api.cli.signing import VerifierKeys, Witnesses, verifier_keys
 from api.progress import progress
 from ledger import audit
+from ledger.audit.bundled import verify_bundle
+from ledger.audit.growth import Earlier, earlier
+from ledger.bundle import Opening
+from ledger.checkpoint import VerifierKey
+from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import follower, replay
 from projections.figures import all_figures
 
 
 def verify(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="An offline bundle to check; the ledger if left out.")
+    ] = None,
     database: Database = None,
     as_json: AsJson = False,
     figures: Annotated[
         bool, typer.Option(help="Recompute every figure and compare it with its table.")
     ] = True,
     vkey: VerifierKeys = None,
+    witness: Witnesses = None,
+    since: Annotated[
+        Path | None,
+        typer.Option(help="An earlier bundle or checkpoint: show that the log only grew since then."),
+    ] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="Which log a bundle must be of; that of the first key if left out.")
+    ] = None,
 ) -> None:
     """Check everything that must always hold: facts, hashes, tree, what was signed, and every figure.
 
     With the log's public keys, the signatures too. Exit code 1 on a defect.
+
+    A bundle needs no ledger and no key store, but a public key that came by another way than the bundle.
+
+    --json prints one object: ok, size, root, checks (how many of each kind were checked), defects (the first hundred:
+    position or null, code, zh, en), defect_count, seconds, figures (null if they were not compared, or the differing
+    keys of each), since (null, or origin, size and root of the earlier log) and bundle (null, or what the bundle claims
+    to be: ledger_id, kind, schema_version, created_at, origin, size, root, keys).
     """
-    keys = verifier_keys(vkey)
-    with open_log(database) as log:
-        with progress() as report:
-            found = audit.verify(log, lambda done, whole: report("verifying facts", done, whole), keys)
-        wrong = _compare(log) if figures and found.ok else None
+    keys = Keys(verifier_keys(vkey), verifier_keys(witness))
+    if not keys.log and (bundle or witness):
+        raise InvalidRequestError(
+            problem="give the log's public key with --vkey: nothing else proves who signed"
+        )
+    opening, wrong = None, None
+    with earlier(since) if since else nullcontext() as kept:
+        if bundle is not None:
+            found, opening = _verified_bundle(bundle, keys, origin or keys.log[0].name, kept)
+        else:
+            found, wrong = _verified_log(database, keys, kept, figures)
     whole = found.ok and not any((wrong or {}).values())
     if as_json:
-        show_json(found.to_dict() | {"ok": whole, "figures": None if wrong is None else counted(wrong)})
+        said = found.to_dict() | {"ok": whole, "figures": None if wrong is None else counted(wrong)}
+        show_json(said | {"since": tree_head(kept), "bundle": claims(opening)})
     else:
+        show_opening(opening)
         show_report(found, wrong)
+        show_growth(kept, found)
     raise typer.Exit(0 if whole else 1)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Public keys that are believed: the log's, and those of witnesses that must have cosigned."""
+
+    log: list[VerifierKey]
+    witnesses: list[VerifierKey]
+
+
+def _verified_bundle(
+    file: Path, keys: Keys, origin: str, kept: Earlier | None
+) -> tuple[audit.Report, Opening]:
+    with progress() as report:
+        return verify_bundle(file, keys.log, keys.witnesses, origin, kept, partial(report, "verifying facts"))
+
+
+def _verified_log(
+    database: str | None, keys: Keys, kept: Earlier | None, figures: bool
+) -> tuple[audit.Report, Differing | None]:
+    with open_log(database) as log:
+        with progress() as report:
+            found = audit.verify(log, partial(report, "verifying facts"), keys.log, keys.witnesses, kept)
+        return found, _compare(log) if figures and found.ok else None
 
 
 def _compare(log: LedgerLog) -> dict[str, list[tuple[Any, ...]]]:

@@ -3,12 +3,15 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ledger import audit
+from ledger.audit.growth import Earlier
+from ledger.bundle import Opening
 from projections.rankings import Ranking
 
 out, err = Console(), Console(stderr=True)
@@ -71,6 +74,37 @@ def show_report(found: audit.Report, wrong: Differing | None) -> None:
         say(f"… and {found.defect_count - len(found.defects)} more")
     _show_differing(wrong)
     say("✓ no defect" if found.ok else f"✗ {found.defect_count} defects")
+
+
+def show_opening(opening: Opening | None) -> None:
+    """What a bundle claims to be: of this, only the checkpoint is signed."""
+    if opening is not None:
+        said = opening.contents
+        say(
+            f"bundle of {said.origin}, {said.size:,} facts",
+            f"  claims to be ledger {said.ledger_id} ({said.kind})",
+        )
+
+
+def show_growth(kept: Earlier | None, found: audit.Report) -> None:
+    """That an earlier log is the beginning of this one; if it is not, the defects have said so."""
+    if kept is not None and found.ok:
+        say(f"✓ the earlier log, of {kept.checkpoint.size:,} facts, is the beginning of this one")
+
+
+def tree_head(kept: Earlier | None) -> dict[str, Any] | None:
+    """The earlier log as JSON has it."""
+    if kept is None:
+        return None
+    said = kept.checkpoint
+    return {"origin": said.origin, "size": said.size, "root": said.root.hex()}
+
+
+def claims(opening: Opening | None) -> dict[str, Any] | None:
+    """What a bundle claims to be, as JSON has it."""
+    if opening is None:
+        return None
+    return {**asdict(opening.contents), "keys": [key.to_text() for key in opening.keys]}
 
 
 def _show_differing(wrong: Differing | None) -> None:

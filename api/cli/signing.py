@@ -30,6 +30,11 @@ VerifierKeys = Annotated[
     list[str] | None, typer.Option("--vkey", help="A public key of the log; more than one while keys change.")
 ]
 
+Witnesses = Annotated[
+    list[str] | None,
+    typer.Option("--witness", help="A witness's public key that must have cosigned the newest checkpoint."),
+]
+
 
 def new(
     file: Annotated[Path, typer.Argument(help="Where the private key is to be; never overwritten.")],

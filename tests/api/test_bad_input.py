@@ -527,6 +527,7 @@ CONFLICTS = {
     "SELF_RECORDING",
     "SESSION_TOO_LONG",
     "SESSION_TOO_SHORT",
+    "BUNDLE_EXISTS",
     "SEVERAL",
     "SUBJECT_RESTRICTED",
     "TEAM_SHAPE",
@@ -536,6 +537,7 @@ CONFLICTS = {
 }
 """409 is decided for these: the request is well formed, and conflicts with what the ledger holds."""
 TROUBLES = {
+    "BUNDLE_WRONG",
     "CHECKPOINT_MALFORMED",
     "CLOCK_BEHIND",
     "INTERNAL",

@@ -35,7 +35,7 @@ from tests.county import County, sample_steps
 COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase",
+    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase", "export", "export bundle",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 

@@ -5,7 +5,8 @@ nothing, believes no column, and knows nothing of facts. A past that was rewritt
 checkpoint that does not fit is named, and where the tiles were left alone, the first fact.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -22,31 +23,43 @@ class Found(Protocol):
     def __call__(self, position: int | None, code: str, **details: object) -> None: ...
 
 
+StoredTile = Callable[[int, int], tuple[Any, bytes]]
+
+
 class TreeAudit:
-    """Walks checkpoints and tiles beside the leaves. With ``keys``, each note must be signed by one of them."""
+    """Walks checkpoints and tiles beside the leaves.
+
+    ``size`` is that of the newest checkpoint, ``stored`` says width and hashes of a tile at a level and index.
+    With ``keys``, each note must be signed by one of them, and each of ``witnesses`` must have cosigned the newest.
+    With ``origin``, each must be of that log.
+    """
 
     def __init__(
         self,
-        connection: Connection,
+        size: int,
+        stored: StoredTile,
         found: Found,
-        tolerant: Callable[[], AbstractContextManager[None]],
         keys: Sequence[VerifierKey],
+        witnesses: Sequence[VerifierKey] = (),
+        origin: str | None = None,
     ) -> None:
-        self._connection, self._found, self._tolerant, self._keys = connection, found, tolerant, tuple(keys)
+        self.size, self._stored, self._found = size, stored, found
+        self._keys, self._witnesses, self._origin = tuple(keys), tuple(witnesses), origin
         self.checkpoints = self.tiles = 0
         self._fits_until, self._is_apart = 0, False
         self._rows: list[bytearray] = []
         self._tiles_begun: list[int] = []
-        self._waiting = self._read_checkpoints()
-        self.size = self._waiting[0][0] if self._waiting else 0
-        self._next = self._waiting[-1][0] if self._waiting else 0
+        self._waiting: deque[tuple[int, bytes, bytes]] = deque()
+
+    def expect(self, size: int, root: bytes, note: bytes) -> None:
+        """A checkpoint, larger than those before it, that is still to be met."""
+        self._waiting.append((size, root, note))
 
     def leaf(self, leaf: bytes, tree: Frontier) -> None:
         """The next leaf, which ``tree`` holds already."""
         self._add(0, leaf)
-        if tree.size == self._next:
-            self._compare(*self._waiting.pop(), tree)
-            self._next = self._waiting[-1][0] if self._waiting else 0
+        if self._waiting and tree.size == self._waiting[0][0]:
+            self._compare(*self._waiting.popleft(), tree)
 
     def finish(self, tree: Frontier) -> None:
         """There are no more leaves: what is left are partial tiles, and checkpoints of facts that are not there."""
@@ -54,42 +67,36 @@ class TreeAudit:
             if self._rows[level]:
                 self._compare_tile(level)
         while self._waiting:
-            self._compare(*self._waiting.pop(), tree)
-        expected = sum(1 for _ in new_tiles(0, self.size))
-        stored = self._connection.execute(text("SELECT count(*) FROM tree_tiles")).scalar_one()
-        if stored != expected:
-            self._found(None, "TILES_COUNT_WRONG", expected=expected, stored=stored)
+            self._compare(*self._waiting.popleft(), tree)
 
     # -- checkpoints --
 
-    def _read_checkpoints(self) -> list[tuple[int, bytes, bytes]]:
-        """Size, root and note of each, the largest first."""
-        found = []
-        query = text("SELECT size, root, note FROM checkpoints ORDER BY size DESC")
-        for size, root, note in self._connection.execute(query):
-            if type(size) is int and size > 0:
-                found.append((size, _bytes(root), _bytes(note)))
-            else:
-                self._found(None, "COLUMN_MALFORMED", table="checkpoints", column="size")
-        return found
-
     def _compare(self, size: int, root: bytes, note: bytes, tree: Frontier) -> None:
         self.checkpoints += 1
-        if not self._is_signed(size, root, note):
-            self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
+        self._check_note(size, root, note)
         if (tree.size, tree.root()) == (size, root):
             self._fits_until = size
         elif not self._is_apart:  # every later one would be wrong for the same reason
             self._is_apart = True
             self._found(self._fits_until + 1, "CHECKPOINT_WRONG", size=size, first=self._fits_until + 1)
 
-    def _is_signed(self, size: int, root: bytes, note: bytes) -> bool:
-        """Whether the note says what the row says, in the name of one of the keys if there are any to ask for."""
+    def _check_note(self, size: int, root: bytes, note: bytes) -> None:
+        """The note says what the row says, in the name of one of the keys if there are any to ask for."""
+        cosigned = self._witnesses if size == self.size else ()
         try:
-            said = Checkpoint.parse(open_note(note, self._keys).text if self._keys else Note.parse(note).text)
+            opened = open_note(note, (*self._keys, *cosigned)) if self._keys else None
+            said = Checkpoint.parse(opened.text if opened else Note.parse(note).text)
         except ExpectedError:
-            return False
-        return (said.size, said.root) == (size, root)
+            opened = said = None
+        signed = {trusted.key for trusted in opened.trusted} if opened else set()
+        is_ours = not self._keys or not signed.isdisjoint(self._keys)
+        if said is None or (said.size, said.root) != (size, root) or not is_ours:
+            self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
+        elif self._origin is not None and said.origin != self._origin:
+            self._found(None, "CHECKPOINT_ORIGIN_WRONG", size=size)
+        for witness in cosigned:
+            if witness not in signed:
+                self._found(None, "WITNESS_MISSING", size=size, witness=witness.label)
 
     # -- tiles --
 
@@ -120,13 +127,49 @@ class TreeAudit:
             first = ((index * TILE_WIDTH + at) << (TILE_HEIGHT * level)) + 1
             self._found(first, "TILE_WRONG", path=Tile(level, index, width).path, first=first)
 
-    def _stored(self, level: int, index: int) -> tuple[Any, bytes]:
+
+class StoredTree:
+    """What was signed, in the tables of a log inside the audit's snapshot."""
+
+    def __init__(
+        self, connection: Connection, found: Found, tolerant: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._connection, self._found, self._tolerant = connection, found, tolerant
+        self.checkpoints = list(self._read_checkpoints())
+        self.size = self.checkpoints[-1][0] if self.checkpoints else 0
+
+    def tile(self, level: int, index: int) -> tuple[Any, bytes]:
         """Width and hashes as they are stored; no hashes if there are none or they cannot be read."""
         query = text("SELECT width, data FROM tree_tiles WHERE level = :level AND tile_index = :index")
         with self._tolerant():
             row = self._connection.execute(query, {"level": level, "index": index}).one_or_none()
             return (None, b"") if row is None else (row[0], _bytes(row[1]))
         return None, b""
+
+    def count_tiles(self) -> None:
+        """There are just the tiles that the newest checkpoint's tree has."""
+        expected = sum(1 for _ in new_tiles(0, self.size))
+        stored = self._connection.execute(text("SELECT count(*) FROM tree_tiles")).scalar_one()
+        if stored != expected:
+            self._found(None, "TILES_COUNT_WRONG", expected=expected, stored=stored)
+
+    def _read_checkpoints(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Size, root and note of each, the smallest first."""
+        for size, root, note in self._connection.execute(
+            text("SELECT size, root, note FROM checkpoints ORDER BY size")
+        ):
+            if type(size) is int and size > 0:
+                yield size, _bytes(root), _bytes(note)
+            else:
+                self._found(None, "COLUMN_MALFORMED", table="checkpoints", column="size")
+
+
+def origin_of(note: bytes) -> str | None:
+    """The log a note says it is of, whoever signed it; None if it is no checkpoint."""
+    try:
+        return Checkpoint.parse(Note.parse(note).text).origin
+    except ExpectedError:
+        return None
 
 
 def _bytes(value: object) -> bytes:
