@@ -11,17 +11,28 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import BigInteger, ColumnClause, Connection, Select
 
 from ledger.archive import Archive, Segment
 from ledger.log import LedgerLog
-from projections.facts import RELATIONS, decoded_columns, in_archive, in_duckdb, in_store
+from projections.facts import (
+    RELATIONS,
+    decoded_columns,
+    happened_microseconds,
+    in_archive,
+    in_duckdb,
+    in_effective_order,
+    in_store,
+    is_id,
+)
 from projections.projection import Engine, Projection, compiled
 
 ARROW_ROWS = 131_072
@@ -89,15 +100,96 @@ def apply_in_store(connection: Connection, projections: Iterable[Projection], lo
         cursor.close()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which keys of a figure are asked for: some of its key columns, and each combination of their values."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def one(cls, key: Mapping[str, Any]) -> "Wanted | None":
+        """The rows that have these values; None for no condition at all."""
+        return cls(tuple(key), (tuple(key.values()),)) if key else None
+
+    def values(self, name: str) -> list[Any]:
+        """The values of one column, each once."""
+        place = self.names.index(name)
+        return sorted({row[place] for row in self.rows})
+
+    def table(self) -> pa.Table:
+        """As a table of that name for DuckDB."""
+        return pa.table(dict(zip(self.names, map(pa.array, zip(*self.rows, strict=True)), strict=True)))
+
+    def in_store(self, dialect: Engine) -> str:
+        """As a SELECT whose only argument is `text`."""
+        integers = {name for name in self.names if all(isinstance(v, int) for v in self.values(name))}
+        if dialect == "sqlite":
+            fields = ", ".join(
+                f"json_extract(value, '$[{n}]') AS {name}" for n, name in enumerate(self.names)
+            )
+            return f"SELECT {fields} FROM json_each(?)"
+        fields = ", ".join(
+            f"(value ->> {n}){'::bigint' if name in integers else ''} AS {name}"
+            for n, name in enumerate(self.names)
+        )
+        return f"SELECT {fields} FROM jsonb_array_elements(%s::jsonb)"
+
+    def text(self) -> str:
+        return orjson.dumps(self.rows).decode()
+
+
 def select_in_store(
-    connection: Connection, projection: Projection, sql: str, condition: str, arguments: Sequence[Any]
+    log: LedgerLog,
+    projection: Projection,
+    low: int,
+    high: int,
+    *,
+    wanted: Wanted | None = None,
+    shares: bool = False,
+    positions: bool = False,
 ) -> list[Row]:
-    """Rows of some SELECT over the projection's relation, narrowed by a condition with ``?`` placeholders."""
-    dialect: Engine = "sqlite" if connection.dialect.name == "sqlite" else "postgresql"
-    marks = condition if dialect == "sqlite" else condition.replace("?", "%s")
-    source = in_store(projection.relation, projection.used | {"position"}, dialect, marks)
-    statement = f"WITH {projection.relation.name} AS ({source}) {sql}"
-    return [tuple(row) for row in connection.exec_driver_sql(statement, tuple(arguments))]
+    """The projection's rows over the facts after ``low`` up to ``high``, computed by the log's own database.
+
+    ``wanted`` keeps some keys, and reads only their streams where a key is the stream's id. ``shares`` gives each fact's
+    own (`Projection.rows_sql`), ``positions`` the facts behind each row (`Projection.sql`).
+    """
+    dialect: Engine = "sqlite" if log.dialect == "sqlite" else "postgresql"
+    mark = "?" if dialect == "sqlite" else "%s"
+    tables: list[str] = []
+    names: tuple[str, ...] = ()
+    arguments: list[Any] = []
+    condition = f"position > {mark} AND position <= {mark}"
+    bounds: list[Any] = [low, high]
+    if wanted is not None:
+        names = wanted.names
+        tables.append(f"wanted AS ({wanted.in_store(dialect)})")
+        arguments.append(wanted.text())
+        if projection.relation.stream_column in names:
+            streams = _ids(wanted.values(projection.relation.stream_column))
+            if dialect == "sqlite":  # the plus keeps it from reading all positions instead of the streams
+                condition = (
+                    f"+position > ? AND +position <= ? AND stream_id IN (SELECT value FROM json_each(?))"
+                )
+                bounds.append(orjson.dumps(streams).decode())
+            else:
+                condition += " AND stream_id = ANY(%s::uuid[])"
+                bounds.append(streams)
+    source = in_store(projection.relation, projection.used | {"position"}, dialect, condition)
+    tables.append(f"{projection.relation.name} AS ({source})")
+    select = (
+        projection.rows_sql(dialect, wanted=names)
+        if shares
+        else projection.sql(dialect, wanted=names, positions=positions)
+    )
+    with log.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"WITH {', '.join(tables)} {select}", (*arguments, *bounds))
+        return [tuple(row) for row in rows]
+
+
+def _ids(texts: Iterable[Any]) -> list[str]:
+    """Those that are ids as facts write them: nothing else can be a stream's."""
+    return [text for text in texts if isinstance(text, str) and is_id(text)]
 
 
 def facts_in_store(
@@ -133,11 +225,21 @@ def facts_in_store(
 class Columns:
     """Feeds decoded facts to many SELECTs at once and keeps their partial results, with bounded memory."""
 
-    def __init__(self, projections: Sequence[Projection], *, effective_by: str | None = None) -> None:
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        *,
+        effective_by: str | None = None,
+        wanted: Wanted | None = None,
+        positions: bool = False,
+    ) -> None:
         self.projections = projections
         self._effective_by = effective_by
-        self._duck = duckdb.connect(":memory:")
-        self._duck.execute("SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'")
+        self._wanted = wanted
+        self._positions = positions
+        self._duck = _duck().cursor()
+        if wanted is not None:
+            self._duck.register("wanted", wanted.table())
         self._fields = decoded_columns((p.relation, p.used) for p in projections)
         if effective_by is not None:
             self._fields["happened_at"] = "VARCHAR"
@@ -153,22 +255,39 @@ class Columns:
         if not segments:
             return [(low, high)]
         files = archive.files(segments, self.topics)
-        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high))
+        self._add(lambda figure: self._archived(figure, self._used(figure), files, low, high))
         return _left(segments, low, high)
 
+    def _archived(
+        self, figure: Projection, used: set[str], files: Mapping[str, Sequence[Path]], low: int, high: int
+    ) -> str:
+        return in_archive(
+            figure.relation,
+            used,
+            files,
+            low,
+            high,
+            effective_by=self._effective_by,
+            wanted=[name for name in self._names if name in figure.plain_keys],
+        )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return () if self._wanted is None else self._wanted.names
+
+    def _used(self, figure: Projection) -> set[str]:
+        return figure.used | {"position"} if self._positions else figure.used
+
     def archived_shares(
-        self, archive: Archive, key: Mapping[str, Any], low: int, high: int
+        self, archive: Archive, low: int, high: int
     ) -> tuple[list[Row], list[tuple[int, int]]]:
         """See `archived_shares`; of one figure."""
         (figure,) = self.projections
         segments = archive.segments(low, high)
         files = archive.files(segments, self.topics)
-        source = in_archive(figure.relation, figure.used | {"position"}, files, low, high)
-        condition = " AND ".join(["true", *(f"{name} = ?" for name in key)])
-        found = self._duck.execute(
-            f"WITH {figure.relation.name} AS ({source}) SELECT * FROM ({figure.rows_sql('duckdb')}) WHERE {condition}",
-            list(key.values()),
-        )
+        source = self._archived(figure, figure.used | {"position"}, files, low, high)
+        shares = figure.rows_sql("duckdb", wanted=self._names)
+        found = self._duck.execute(f"WITH {figure.relation.name} AS ({source}) {shares}")
         return found.fetchall(), _left(segments, low, high)
 
     def feed(self, batch: pa.Table) -> None:
@@ -179,20 +298,21 @@ class Columns:
             f"SELECT position, stream_id, topic, version, from_json(state, '{{{shape}}}') AS s FROM stored"
         )
         if self._effective_by is not None:
-            # On the effective axis "latest" orders by (effective time, position): number the facts in that order.
+            order = in_effective_order(happened_microseconds("s.happened_at"))
             decoded = (
-                "SELECT row_number() OVER (ORDER BY s.happened_at, position) AS position, stream_id, topic, version, s"
+                f"SELECT {order} AS position, stream_id, topic, version, s"
                 f" FROM ({decoded}) WHERE s.happened_at <= '{self._effective_by}'"
             )
         self._duck.execute(f"CREATE OR REPLACE TEMP TABLE decoded AS {decoded}")
-        self._add(lambda figure: in_duckdb(figure.relation, figure.used, "decoded"))
+        self._add(lambda figure: in_duckdb(figure.relation, self._used(figure), "decoded"))
         self._duck.unregister("stored")
 
     def _add(self, source_of: Callable[[Projection], str]) -> None:
         """Run every SELECT over its relation's rows, and keep what it gives beside what was there."""
         for projection in self.projections:
             source = source_of(projection)
-            select = f"WITH {projection.relation.name} AS ({source}) {projection.sql('duckdb')}"
+            sql = projection.sql("duckdb", wanted=self._names, positions=self._positions)
+            select = f"WITH {projection.relation.name} AS ({source}) {sql}"
             target = f"part_{projection.name}"
             verb = f"INSERT INTO {target}" if self._fed else f"CREATE TEMP TABLE {target} AS"
             self._duck.execute(f"{verb} {select}")
@@ -217,7 +337,8 @@ class Columns:
     def arrow(self, projection: Projection) -> pa.Table:
         """The whole result of one SELECT: partial results merged, in the order of the key."""
         if not self._fed:
-            return pa.table({name: pa.array([], pa.string()) for name in projection.columns})
+            names = (*projection.columns, *(["positions"] if self._positions else []))
+            return pa.table({name: pa.array([], pa.string()) for name in names})
         return self._duck.sql(f"{self._merged(projection)} ORDER BY ALL").to_arrow_table()
 
     def _merged(self, projection: Projection) -> str:
@@ -231,12 +352,27 @@ class Columns:
             }[m.merge]
             outputs.append(f"{merged} AS {m.name}")
         outputs += [f"max({m.at}) AS {m.at}" for m in projection.measures if m.at]
+        if self._positions:
+            outputs.append("string_agg(positions, ',') AS positions")
         keys = ", ".join(projection.keys)
         return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} GROUP BY {keys}"
 
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows."""
         return python_rows(self.arrow(projection))
+
+
+@lru_cache(maxsize=1)
+def _duck() -> duckdb.DuckDBPyConnection:
+    """One DuckDB for the process: starting one costs more than most questions, and it remembers the archive's footers.
+
+    Each question gets a cursor of its own, with its own temporary tables, and closes it; all share its memory.
+    """
+    duck = duckdb.connect(":memory:")
+    return duck.execute(
+        "SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'; "
+        "SET parquet_metadata_cache = true"
+    )
 
 
 def _left(segments: Sequence[Segment], low: int, high: int) -> list[tuple[int, int]]:
@@ -270,13 +406,15 @@ def stored_batches(
     topics: Sequence[str],
     stream_id: UUID | None = None,
     batch_rows: int = ARROW_ROWS,
+    texts: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
     """The facts after ``low`` up to ``high`` with these topics, as Arrow batches of their stored columns.
 
-    With ``stream_id`` only the facts of that stream. The database joins the values of a block of facts before handing
+    With ``stream_id`` only the facts of that stream; with ``texts`` only those that have one of them in their state.
+    The database joins the values of a block of facts before handing
     them over: one row a block instead of one a fact is what makes reading fast, and leaves the interpreter to others.
     """
-    statement, own = _block_statement(log, topics, stream_id)
+    statement, own = _block_statement(log, topics, stream_id, texts)
     block = high - low if stream_id else min(BLOCK_POSITIONS, batch_rows)
     with log.engine.connect() as connection, _fast_reads(connection) as cursor:
         blocks: list[Row] = []
@@ -295,7 +433,7 @@ def stored_batches(
 
 
 def _block_statement(
-    log: LedgerLog, topics: Sequence[str], stream_id: UUID | None
+    log: LedgerLog, topics: Sequence[str], stream_id: UUID | None, texts: Sequence[str]
 ) -> tuple[str, tuple[str, ...]]:
     """One row: how many facts, their states end to end, and the lengths and other columns as lists with commas."""
     wanted = ", ".join(f"'{topic}'" for topic in topics)
@@ -313,7 +451,10 @@ def _block_statement(
             "string_agg(stream_id::text, ','), string_agg(topic, ','), string_agg(version::text, ',')"
         )
         condition = "position > %s AND position <= %s" + (" AND stream_id = %s::uuid" if own else "")
-    return f"SELECT count(*), {columns} FROM facts WHERE {condition} AND topic IN ({wanted})", own
+    if texts:
+        has = "instr(state, ?)" if log.dialect == "sqlite" else "strpos(state, %s)"
+        condition += f" AND ({' OR '.join([f'{has} > 0'] * len(texts))})"
+    return f"SELECT count(*), {columns} FROM facts WHERE {condition} AND topic IN ({wanted})", (*own, *texts)
 
 
 @contextmanager
@@ -403,40 +544,55 @@ def compute(
     *,
     effective_by: str | None = None,
     stream_id: UUID | None = None,
+    wanted: Wanted | None = None,
+    positions: bool = False,
     archive: Archive | None = None,
 ) -> Columns:
     """Every SELECT over the facts after ``low`` up to ``high``; the caller closes what it gets.
 
-    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream. What ``archive``
-    has is read from there, except for these two: one orders all facts anew, the other reads few.
+    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream, for which the
+    archive is not asked; ``wanted`` some keys of one figure; ``positions`` lists the facts behind each row.
     """
-    columns = Columns(projections, effective_by=effective_by)
+    columns = Columns(projections, effective_by=effective_by, wanted=wanted, positions=positions)
     try:
         left = [(low, high)]
-        if archive is not None and effective_by is None and stream_id is None:
+        if archive is not None and stream_id is None:
             left = columns.feed_archive(archive, low, high)
+        texts = _texts(projections, wanted)
         stored = (
             batch
             for start, end in left
-            for batch in stored_batches(log, start, end, columns.topics, stream_id)
+            for batch in stored_batches(log, start, end, columns.topics, stream_id, texts=texts)
         )
         with closing(ahead(stored)) as batches:
-            if effective_by is None:
-                for batch in batches:
-                    columns.feed(batch)
-            elif whole := list(
-                batches
-            ):  # the order of effective times is only known when all facts are there
-                columns.feed(pa.concat_tables(whole))
+            for batch in batches:
+                columns.feed(batch)
     except BaseException:
         columns.close()
         raise
     return columns
 
 
+TEXTS_MAX = 8
+"""Up to so many texts are looked for in each stored fact rather than decoding all of them."""
+
+
+def _texts(projections: Sequence[Projection], wanted: Wanted | None) -> list[str]:
+    """Ids of which every wanted fact has one in its stored text; none if there are too many, or no such key."""
+    if wanted is None:
+        return []
+    (figure,) = projections
+    for name in wanted.names:
+        values = wanted.values(name)
+        inside = name in figure.plain_keys and name != figure.relation.stream_column
+        if inside and len(values) <= TEXTS_MAX and all(is_id(value) for value in values):
+            return values
+    return []
+
+
 def archived_shares(
-    archive: Archive, figure: Projection, key: Mapping[str, Any], low: int, high: int
+    archive: Archive, figure: Projection, wanted: Wanted | None, low: int, high: int
 ) -> tuple[list[Row], list[tuple[int, int]]]:
-    """Each archived fact's share in the figures of ``key`` (`Projection.rows_sql`), and the ranges left for the log."""
-    with closing(Columns([figure])) as columns:
-        return columns.archived_shares(archive, key, low, high)
+    """Each archived fact's share in the figures that are ``wanted`` (`Projection.rows_sql`), and the ranges left."""
+    with closing(Columns([figure], wanted=wanted)) as columns:
+        return columns.archived_shares(archive, low, high)
