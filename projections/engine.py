@@ -151,8 +151,8 @@ def select_in_store(
 ) -> list[Row]:
     """The projection's rows over the facts after ``low`` up to ``high``, computed by the log's own database.
 
-    ``wanted`` keeps some keys, and reads only their streams where a key is the stream's id. ``shares`` gives each fact's
-    own (`Projection.rows_sql`), ``positions`` the facts behind each row (`Projection.sql`).
+    ``wanted`` keeps some keys, and reads only their streams where a key is the stream's id. ``shares`` gives each
+    fact's own (`Projection.rows_sql`), ``positions`` the facts behind each row (`Projection.sql`).
     """
     dialect: Engine = "sqlite" if log.dialect == "sqlite" else "postgresql"
     mark = "?" if dialect == "sqlite" else "%s"
@@ -169,20 +169,22 @@ def select_in_store(
             streams = _ids(wanted.values(projection.relation.stream_column))
             if dialect == "sqlite":  # the plus keeps it from reading all positions instead of the streams
                 condition = (
-                    f"+position > ? AND +position <= ? AND stream_id IN (SELECT value FROM json_each(?))"
+                    "+position > ? AND +position <= ? AND stream_id IN (SELECT value FROM json_each(?))"
                 )
                 bounds.append(orjson.dumps(streams).decode())
             else:
                 condition += " AND stream_id = ANY(%s::uuid[])"
                 bounds.append(streams)
-    source = in_store(projection.relation, projection.used | {"position"}, dialect, condition)
+    plain = [name for name in names if name in projection.plain_keys]
+    used = projection.used | {"position"}
+    source = in_store(projection.relation, used, dialect, condition, wanted=plain)
     tables.append(f"{projection.relation.name} AS ({source})")
     select = (
         projection.rows_sql(dialect, wanted=names)
         if shares
         else projection.sql(dialect, wanted=names, positions=positions)
     )
-    with log.engine.connect() as connection:
+    with log.engine.connect() as connection, _mapped(connection):
         rows = connection.exec_driver_sql(f"WITH {', '.join(tables)} {select}", (*arguments, *bounds))
         return [tuple(row) for row in rows]
 
@@ -406,15 +408,13 @@ def stored_batches(
     topics: Sequence[str],
     stream_id: UUID | None = None,
     batch_rows: int = ARROW_ROWS,
-    texts: Sequence[str] = (),
 ) -> Iterator[pa.Table]:
     """The facts after ``low`` up to ``high`` with these topics, as Arrow batches of their stored columns.
 
-    With ``stream_id`` only the facts of that stream; with ``texts`` only those that have one of them in their state.
-    The database joins the values of a block of facts before handing
+    With ``stream_id`` only the facts of that stream. The database joins the values of a block of facts before handing
     them over: one row a block instead of one a fact is what makes reading fast, and leaves the interpreter to others.
     """
-    statement, own = _block_statement(log, topics, stream_id, texts)
+    statement, own = _block_statement(log, topics, stream_id)
     block = high - low if stream_id else min(BLOCK_POSITIONS, batch_rows)
     with log.engine.connect() as connection, _fast_reads(connection) as cursor:
         blocks: list[Row] = []
@@ -433,7 +433,7 @@ def stored_batches(
 
 
 def _block_statement(
-    log: LedgerLog, topics: Sequence[str], stream_id: UUID | None, texts: Sequence[str]
+    log: LedgerLog, topics: Sequence[str], stream_id: UUID | None
 ) -> tuple[str, tuple[str, ...]]:
     """One row: how many facts, their states end to end, and the lengths and other columns as lists with commas."""
     wanted = ", ".join(f"'{topic}'" for topic in topics)
@@ -451,10 +451,7 @@ def _block_statement(
             "string_agg(stream_id::text, ','), string_agg(topic, ','), string_agg(version::text, ',')"
         )
         condition = "position > %s AND position <= %s" + (" AND stream_id = %s::uuid" if own else "")
-    if texts:
-        has = "instr(state, ?)" if log.dialect == "sqlite" else "strpos(state, %s)"
-        condition += f" AND ({' OR '.join([f'{has} > 0'] * len(texts))})"
-    return f"SELECT count(*), {columns} FROM facts WHERE {condition} AND topic IN ({wanted})", (*own, *texts)
+    return f"SELECT count(*), {columns} FROM facts WHERE {condition} AND topic IN ({wanted})", own
 
 
 @contextmanager
@@ -465,13 +462,21 @@ def _fast_reads(connection: Connection) -> Iterator[Any]:
         with driver.cursor(binary=True) as cursor:
             yield cursor
         return
-    cursor = driver.cursor()
-    cursor.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
-    try:
+    with closing(driver.cursor()) as cursor, _mapped(connection):
         yield cursor
+
+
+@contextmanager
+def _mapped(connection: Connection) -> Iterator[None]:
+    """On SQLite the file is mapped into memory meanwhile, for reading much of it."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}").fetchone()
+    try:
+        yield
     finally:
-        cursor.execute("PRAGMA mmap_size = 0")
-        cursor.close()
+        if connection.dialect.name == "sqlite":
+            driver.execute("PRAGMA mmap_size = 0").fetchone()
 
 
 def _arrow(blocks: Sequence[Row]) -> pa.Table:
@@ -558,11 +563,10 @@ def compute(
         left = [(low, high)]
         if archive is not None and stream_id is None:
             left = columns.feed_archive(archive, low, high)
-        texts = _texts(projections, wanted)
         stored = (
             batch
             for start, end in left
-            for batch in stored_batches(log, start, end, columns.topics, stream_id, texts=texts)
+            for batch in stored_batches(log, start, end, columns.topics, stream_id)
         )
         with closing(ahead(stored)) as batches:
             for batch in batches:
@@ -573,21 +577,13 @@ def compute(
     return columns
 
 
-TEXTS_MAX = 8
-"""Up to so many texts are looked for in each stored fact rather than decoding all of them."""
-
-
-def _texts(projections: Sequence[Projection], wanted: Wanted | None) -> list[str]:
-    """Ids of which every wanted fact has one in its stored text; none if there are too many, or no such key."""
-    if wanted is None:
-        return []
-    (figure,) = projections
-    for name in wanted.names:
-        values = wanted.values(name)
-        inside = name in figure.plain_keys and name != figure.relation.stream_column
-        if inside and len(values) <= TEXTS_MAX and all(is_id(value) for value in values):
-            return values
-    return []
+def archived_rows(
+    archive: Archive, figure: Projection, wanted: Wanted, low: int, high: int
+) -> tuple[list[Row], list[tuple[int, int]]]:
+    """The ``wanted`` rows over the archived facts, hidden columns included, and the ranges left for the log."""
+    with closing(Columns([figure], wanted=wanted)) as columns:
+        left = columns.feed_archive(archive, low, high)
+        return columns.rows(figure), left
 
 
 def archived_shares(

@@ -114,8 +114,18 @@ def _quoted(topics: typing.Iterable[str]) -> str:
     return ", ".join(f"'{topic}'" for topic in sorted(topics))
 
 
-def in_store(relation: Relation, used: set[str], dialect: str, condition: str) -> str:
-    """The relation's rows as SQL on the ``facts`` table itself; ``condition`` narrows positions or a stream."""
+def in_store(
+    relation: Relation,
+    used: set[str],
+    dialect: str,
+    condition: str,
+    *,
+    wanted: typing.Collection[str] = (),
+) -> str:
+    """The relation's rows as SQL on the ``facts`` table itself; ``condition`` narrows positions or a stream.
+
+    ``wanted`` names columns of the table ``wanted``: rows whose values are not there need not be read.
+    """
     fields = [_stored_field(relation, name, dialect) for name in sorted(used)]
     topics = _quoted(relation.topics)
     source = "facts"
@@ -123,8 +133,13 @@ def in_store(relation: Relation, used: set[str], dialect: str, condition: str) -
         source = (
             f"(SELECT *, state::jsonb AS fields FROM facts WHERE topic IN ({topics}) AND {condition}) AS f"
         )
-        return f"SELECT {', '.join(fields)} FROM {source}"
-    return f"SELECT {', '.join(fields)} FROM {source} WHERE {condition} AND topic IN ({topics})"
+        condition = "true"
+    else:
+        condition += f" AND topic IN ({topics})"
+    for name in wanted:
+        value = _stored_field(relation, name, dialect).removesuffix(f" AS {name}")
+        condition += f" AND {value} IN (SELECT {name} FROM wanted)"
+    return f"SELECT {', '.join(fields)} FROM {source} WHERE {condition}"
 
 
 def _stored_field(relation: Relation, name: str, dialect: str) -> str:

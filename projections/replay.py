@@ -20,7 +20,7 @@ from ledger.errors import NoRuleBookError, Refusal
 from ledger.events import RuleBookPublished
 from ledger.log import LedgerLog
 from ledger.rulebook import CHINA, Edition, RuleBooks
-from projections.engine import Columns, Row, Wanted, archived_shares, compute, select_in_store
+from projections.engine import Columns, Row, Wanted, archived_rows, archived_shares, compute, select_in_store
 from projections.facts import is_id
 from projections.figures import all_figures
 from projections.follower import by_position, catch_up, prepare, stands_at
@@ -154,31 +154,39 @@ def _standing(
     effective_by: str | None,
     archive: Archive | None,
 ) -> list[Row]:
-    """Rows with their hidden columns, in key order, from where they are found soonest.
+    """Rows with their hidden columns, in key order."""
+    if wanted is not None and effective_by is None:
+        rows = _wanted_rows(log, figure, wanted, position, archive)
+    elif position <= SMALL_HISTORY and effective_by is None:
+        rows = select_in_store(log, figure, 0, position)
+    else:
+        streams = _streams(figure, wanted)
+        if streams == []:
+            return []
+        stream_id = UUID(streams[0]) if streams and len(streams) == 1 else None
+        how: dict[str, Any] = {"effective_by": effective_by, "stream_id": stream_id, "wanted": wanted}
+        with closing(compute(log, [figure], 0, position, **how, archive=archive)) as columns:
+            return columns.rows(figure)
+    return sorted(rows, key=lambda row: row[: len(figure.keys)])
 
-    A few streams are read by their index; a short history by the database; anything else by DuckDB.
+
+def _wanted_rows(
+    log: LedgerLog, figure: Projection, wanted: Wanted, position: int, archive: Archive | None
+) -> list[Row]:
+    """Some keys' rows: the archive is searched for them, and the database for what is not there.
+
+    A few streams are read by their index instead.
     """
     streams = _streams(figure, wanted)
-    if streams == []:
-        return []
-    if effective_by is None and (
-        position <= SMALL_HISTORY or (streams is not None and len(streams) <= FEW_STREAMS)
-    ):
-        rows = select_in_store(log, figure, 0, position, wanted=wanted)
-        return sorted(rows, key=lambda row: row[: len(figure.keys)])
-    stream_id = UUID(streams[0]) if streams and len(streams) == 1 else None
-    computed = compute(
-        log,
-        [figure],
-        0,
-        position,
-        effective_by=effective_by,
-        stream_id=stream_id,
-        wanted=wanted,
-        archive=archive,
-    )
-    with closing(computed) as columns:
-        return columns.rows(figure)
+    if archive is None or (streams is not None and len(streams) <= FEW_STREAMS):
+        return select_in_store(log, figure, 0, position, wanted=wanted)
+    found, left = archived_rows(archive, figure, wanted, 0, position)
+    rows = {row[: len(figure.keys)]: row for row in found}
+    for low, high in left:
+        for row in select_in_store(log, figure, low, high, wanted=wanted):
+            old = rows.get(row[: len(figure.keys)])
+            rows[row[: len(figure.keys)]] = row if old is None else figure.merged(old, row)
+    return list(rows.values())
 
 
 def _streams(figure: Projection, wanted: Wanted | None) -> list[str] | None:
