@@ -166,7 +166,12 @@ def _standing(
         stream_id = UUID(streams[0]) if streams and len(streams) == 1 else None
         how: dict[str, Any] = {"effective_by": effective_by, "stream_id": stream_id, "wanted": wanted}
         with closing(compute(log, [figure], 0, position, **how, archive=archive)) as columns:
-            return columns.rows(figure)
+            rows = columns.rows(figure)
+    return _in_order(figure, rows)
+
+
+def _in_order(figure: Projection, rows: list[Row]) -> list[Row]:
+    """By key, as every engine must list them."""
     return sorted(rows, key=lambda row: row[: len(figure.keys)])
 
 
@@ -245,11 +250,10 @@ def _between(
 ) -> list[Row]:
     """What the facts after ``low`` up to ``high`` alone add up to, each row with its facts, in key order."""
     if high - low <= SMALL_HISTORY:
-        rows = select_in_store(log, figure, low, high, wanted=wanted, positions=True)
-        return sorted(rows, key=lambda row: row[: len(figure.keys)])
+        return _in_order(figure, select_in_store(log, figure, low, high, wanted=wanted, positions=True))
     computed = compute(log, [figure], low, high, wanted=wanted, positions=True, archive=archive)
     with closing(computed) as columns:
-        return columns.rows(figure)
+        return _in_order(figure, columns.rows(figure))
 
 
 def _changes(
