@@ -106,6 +106,8 @@ class Projection:
     name: str
     version: int
     select: Select[Any]
+    stored: bool = True
+    """False for what is only computed when somebody asks: it has no table, and nobody follows it."""
     relation: Relation = field(init=False)
     keys: tuple[str, ...] = field(init=False)
     measures: tuple[Measure, ...] = field(init=False)
