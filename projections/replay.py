@@ -4,13 +4,14 @@ Reads take ``position`` (the recorded axis: what the ledger knew when it had tha
 had happened by the end of that local day), alone or together. Nothing here is stored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Connection, Select, select
 
 from ledger import ids
@@ -20,6 +21,7 @@ from ledger.errors import NoRuleBookError, Refusal
 from ledger.events import RuleBookPublished
 from ledger.log import LedgerLog
 from ledger.rulebook import CHINA, Edition, RuleBooks
+from ledger.schema import facts
 from projections.engine import Columns, Row, Wanted, archived_rows, archived_shares, compute, select_in_store
 from projections.facts import is_id
 from projections.figures import all_figures
@@ -58,6 +60,13 @@ class Change:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     positions: tuple[int, ...]
+
+    def measures(self, figure: Projection) -> Iterator[tuple[str, Any, Any]]:
+        """Each measure that is another than before: its name, what it was, and what it is (None: no row)."""
+        for name in (m.name for m in figure.measures):
+            old, new = (side[name] if side else None for side in (self.before, self.after))
+            if old != new:
+                yield name, old, new
 
 
 def resolve(log: LedgerLog, moment: int | datetime | None) -> int:
@@ -270,6 +279,42 @@ def _changes(
         before, after = (None if r is None else _named(figure, r) for r in (old, later))
         if before != after:
             yield Change(key, before, after, tuple(sorted(map(int, positions.split(",")))))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A fact as somebody who asks why sees it; ``reason`` is a code, or None (words of people are sealed)."""
+
+    position: int
+    topic: str
+    stream_id: UUID
+    happened_at: str
+    recorded_at: str
+    reason: str | None
+
+
+def facts_at(log: LedgerLog, positions: Iterable[int]) -> dict[int, Seen]:
+    """The facts at some positions, by position."""
+    found: dict[int, Seen] = {}
+    wanted = sorted(set(positions))
+    with log.engine.connect() as connection:
+        for start in range(0, len(wanted), FACTS_AT_ONCE):
+            some = wanted[start : start + FACTS_AT_ONCE]
+            for row in connection.execute(select(facts).where(facts.c.position.in_(some))):
+                state = orjson.loads(row.state)
+                reason = state.get("reason")
+                found[row.position] = Seen(
+                    row.position,
+                    row.topic,
+                    row.stream_id,
+                    state["happened_at"],
+                    state["recorded_at"],
+                    None if reason is None or reason.startswith("s1.") else reason,
+                )
+    return found
+
+
+FACTS_AT_ONCE = 5_000
 
 
 def explain(

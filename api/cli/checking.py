@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.given import AsJson, Database, archive_of, figure_named, open_log
+from api.cli.given import AsJson, Database, archive_of, open_log
 from api.cli.shown import counted, say, show_json, show_report
 from api.cli.signing import VerifierKeys, verifier_keys
 from api.progress import progress
 from ledger import audit
 from ledger.log import LedgerLog
 from projections import follower, replay
-from projections.figures import all_figures
+from projections.figures import all_figures, figure_named
 
 
 def verify(
