@@ -165,6 +165,12 @@ def fact_json(fact: Fact) -> dict[str, Any]:
     }
 
 
+def happened_by(row: Row, at: When) -> bool:
+    """Whether a fact had happened by the end of the day asked about; True if no day was."""
+    limit = replay.end_of(at.effective_on)
+    return limit is None or row.state.partition(b'"happened_at":"')[2][:27].decode() <= limit
+
+
 def row_json(row: Row) -> dict[str, Any]:
     """A stored row: position, stream, leaf hash (hex), and the state as JSON."""
     return {
