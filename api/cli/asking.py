@@ -21,6 +21,7 @@ from api.cli.given import (
     position_of,
 )
 from api.cli.shown import show_changes, show_json, show_ranking, show_rows, show_what_if
+from api.progress import progress
 from ledger.errors import InvalidRequestError
 from ledger.rulebook import RuleBook, RuleBooks
 from projections import follower
@@ -139,7 +140,8 @@ def what_if(
     def chosen(books: RuleBooks, standing: RuleBook) -> RuleBook:
         return book_of_edition(books, edition) if edition is not None else book_with(standing, fields or {})
 
-    with open_log(database) as log:
+    with open_log(database) as log, progress() as report:
+        report("judging by the other book", 0, 1)
         found = suppose(
             log,
             chosen,
@@ -149,6 +151,7 @@ def what_if(
             judged_on=day_of(judged_on),
             archive=archive_of(log),
         )
+        report("judging by the other book", 1, 1)
     if as_json:
         show_json(asdict(found) | {"changed": found.changed})
     else:
