@@ -32,8 +32,10 @@ from projections.projection import Projection
 SMALL_HISTORY = 5_000
 """Up to this many facts the database answers sooner than DuckDB starts."""
 
-FEW_STREAMS = 200
-"""Up to so many streams are read one by one through the index sooner than the archive is searched for them."""
+FEW_STREAMS = 20
+"""Up to so many streams are read through the index sooner than the archive is searched for them …"""
+SEARCHED_PER_STREAM = 30_000
+"""… or one stream for so many archived facts and event types: searching them takes about as long as reading it."""
 
 
 class BeyondHeadError(Refusal):
@@ -192,7 +194,8 @@ def _wanted_rows(
     A few streams are read by their index instead.
     """
     streams = _streams(figure, wanted)
-    if archive is None or (streams is not None and len(streams) <= FEW_STREAMS):
+    few = max(FEW_STREAMS, position * len(figure.relation.topics) // SEARCHED_PER_STREAM)
+    if archive is None or (streams is not None and len(streams) <= few):
         return select_in_store(log, figure, 0, position, wanted=wanted)
     found, left = archived_rows(archive, figure, wanted, 0, position)
     rows = {row[: len(figure.keys)]: row for row in found}
