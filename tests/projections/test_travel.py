@@ -62,7 +62,7 @@ def naive(one: Projection, log: LedgerLog, low: int, high: int) -> list[replay.C
 # --- differences -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(story=stories, data=st.data())
 def test_a_difference_is_that_of_two_whole_as_ofs_whichever_way_it_is_found(
     folder: Path, story: list[Step], data: st.DataObject
@@ -86,7 +86,7 @@ def test_a_difference_is_that_of_two_whole_as_ofs_whichever_way_it_is_found(
     county.close()
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(story=stories, data=st.data())
 def test_some_keys_as_of_a_moment_and_their_facts_are_found_the_same_every_way(
     folder: Path, story: list[Step], data: st.DataObject
@@ -311,7 +311,7 @@ def seen(columns: engine.Columns) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(told=moves, data=st.data())
 def test_on_the_effective_axis_the_latest_is_what_happened_last_whenever_it_was_recorded(
     folder: Path, told: list[tuple[int, int, int, int]], data: st.DataObject

@@ -160,7 +160,7 @@ books_ = st.builds(
 )
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(story=stories, book=books_, data=st.data())
 def test_every_row_is_what_plain_arithmetic_says(
     folder: Path, story: list[Step], book: RuleBook, data: st.DataObject
@@ -175,7 +175,7 @@ def test_every_row_is_what_plain_arithmetic_says(
     county.close()
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings.default.max_examples // 5)
 @given(story=stories, lower=st.sets(st.integers(1, 3000), min_size=1, max_size=6), data=st.data())
 def test_the_book_in_force_changes_nothing_and_higher_thresholds_never_raise_a_star(
     folder: Path, story: list[Step], lower: set[int], data: st.DataObject
