@@ -369,6 +369,17 @@ class Columns:
         """The same as Python rows."""
         return python_rows(self.arrow(projection))
 
+    def page(self, projection: Projection, after: tuple[Any, ...] | None, limit: int | None) -> list[Row]:
+        """The rows in the order of the key: those behind one, so many at most."""
+        if not self._fed:
+            return []
+        keys = ", ".join(projection.keys)
+        marks = ", ".join("?" * len(projection.keys))
+        behind = f"WHERE ({keys}) > ({marks})" if after else ""
+        some = "" if limit is None else f"LIMIT {limit}"
+        rows = f"SELECT * FROM ({self._merged(projection)}) {behind} ORDER BY {keys} {some}"
+        return self._duck.execute(rows, list(after or ())).fetchall()
+
 
 @lru_cache(maxsize=1)
 def _duck() -> duckdb.DuckDBPyConnection:

@@ -4,7 +4,7 @@ Reads take ``position`` (the recorded axis: what the ledger knew when it had tha
 had happened by the end of that local day), alone or together. Nothing here is stored.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -246,31 +246,39 @@ def diff(
     resolve(log, high)
     if low > high:
         raise MomentsReversedError(low=low, high=high)
-    touched = _between(log, figure, Wanted.one(where or {}), low, high, archive)
-    if after is not None:
-        touched = [row for row in touched if row[: len(figure.keys)] > after]
     changes: list[Change] = []
-    while touched and (limit is None or len(changes) < limit):
-        some = touched if limit is None else touched[:limit]
-        changes += _changes(log, figure, some, low, archive)
-        touched = touched[len(some) :]
+    with _between(log, figure, Wanted.one(where or {}), low, high, archive) as page:
+        while limit is None or len(changes) < limit:
+            touched = page(after, limit)
+            changes += _changes(log, figure, touched, low, archive)
+            if limit is None or len(touched) < limit:
+                break
+            after = touched[-1][: len(figure.keys)]
     return changes[:limit]
 
 
+@contextmanager
 def _between(
     log: LedgerLog, figure: Projection, wanted: Wanted | None, low: int, high: int, archive: Archive | None
-) -> list[Row]:
-    """What the facts after ``low`` up to ``high`` alone add up to, each row with its facts, in key order."""
+) -> Iterator[Callable[[tuple[Any, ...] | None, int | None], list[Row]]]:
+    """What the facts after ``low`` up to ``high`` alone add up to, each row with its facts, in key order.
+
+    Asked for behind some key, so many at a time: there may be more than anybody wants in memory.
+    """
     if high - low <= SMALL_HISTORY:
-        return _in_order(figure, select_in_store(log, figure, low, high, wanted=wanted, positions=True))
+        rows = _in_order(figure, select_in_store(log, figure, low, high, wanted=wanted, positions=True))
+        yield lambda after, limit: [r for r in rows if not after or r[: len(figure.keys)] > after][:limit]
+        return
     computed = compute(log, [figure], low, high, wanted=wanted, positions=True, archive=archive)
     with closing(computed) as columns:
-        return _in_order(figure, columns.rows(figure))
+        yield lambda after, limit: columns.page(figure, after, limit)
 
 
 def _changes(
     log: LedgerLog, figure: Projection, touched: Sequence[Row], low: int, archive: Archive | None
 ) -> Iterator[Change]:
+    if not touched:
+        return
     width = len(figure.keys)
     wanted = Wanted(figure.keys, tuple(row[:width] for row in touched))
     earlier = {row[:width]: row for row in _standing(log, figure, wanted, low, None, archive)}
