@@ -9,7 +9,7 @@ from uuid import uuid4
 from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import commands, erasure, history, integrity, problems, queries, rights
+from api import commands, erasure, history, integrity, problems, queries, rights, travel
 from api.parts import Parts
 from api.signing import signing
 from ledger.errors import LedgerError
@@ -55,6 +55,7 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(commands.build())
     v1.include_router(queries.router)
     v1.include_router(history.router)
+    v1.include_router(travel.router)
     v1.include_router(rights.router)
     v1.include_router(integrity.router)
     app.include_router(v1)

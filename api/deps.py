@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
-from api.identity import UnauthenticatedError, require_writer
+from api.identity import UnauthenticatedError, require_overseer, require_writer
 from api.parts import Parts
 from api.problems import FiguresBehindError
 from ledger.codec import encode
@@ -48,6 +48,12 @@ def caller(
 def writer(who: Annotated[Caller, Depends(caller)]) -> Caller:
     """Who asks for a change; WRONG_ROLE for those whose role is to read."""
     require_writer(who)
+    return who
+
+
+def overseer(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """Who asks for what only those see who see everything; WRONG_ROLE for anybody else."""
+    require_overseer(who)
     return who
 
 
@@ -87,14 +93,17 @@ def when(
     """The parsed moment; a position or a time beyond the head is refused with AS_OF_BEYOND_HEAD."""
     if effective_on is not None and not 1949 <= effective_on.year <= 2199:
         raise InvalidRequestError(problem="effective_on lies between 1949 and 2199")
-    if as_of is None:
-        return When(None, effective_on)
-    if as_of.isdecimal() and len(as_of) <= 15:
-        return When(replay.resolve(parts.log, int(as_of)), effective_on)
-    return When(replay.resolve(parts.log, _past(as_of, parts)), effective_on)
+    return When(None if as_of is None else position_of(as_of, parts, "as_of"), effective_on)
 
 
-def _past(text: str, parts: Parts) -> datetime:
+def position_of(text: str, parts: Parts, name: str) -> int:
+    """The position that a parameter means; one beyond the head is refused with AS_OF_BEYOND_HEAD."""
+    if text.isdecimal() and len(text) <= 15:
+        return replay.resolve(parts.log, int(text))
+    return replay.resolve(parts.log, _past(text, parts, name))
+
+
+def _past(text: str, parts: Parts, name: str) -> datetime:
     # In a URL an unescaped + arrives as a space.
     try:
         moment = datetime.fromisoformat(
@@ -104,7 +113,7 @@ def _past(text: str, parts: Parts) -> datetime:
         moment = datetime.min
     if moment.tzinfo is None or not 1949 <= moment.year <= 2199:
         raise InvalidRequestError(
-            problem="as_of is a position, or a time with offset such as 2026-06-30T18:00:00+08:00"
+            problem=f"{name} is a position, or a time with offset such as 2026-06-30T18:00:00+08:00"
         )
     if moment > datetime.now(UTC) and moment > parts.ledger.clock():
         raise replay.BeyondHeadError(position=text, head=parts.log.head().size)
@@ -154,6 +163,12 @@ def fact_json(fact: Fact) -> dict[str, Any]:
         "version": fact.originator_version,
         "data": data,
     }
+
+
+def happened_by(row: Row, at: When) -> bool:
+    """Whether a fact had happened by the end of the day asked about; True if no day was."""
+    limit = replay.end_of(at.effective_on)
+    return limit is None or row.state.partition(b'"happened_at":"')[2][:27].decode() <= limit
 
 
 def row_json(row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import select
 
-from api.deps import When, caller, parts_of, row_json, when
+from api.deps import When, caller, happened_by, parts_of, row_json, when
 from api.identity import require_overseer
 from api.parts import Parts
 from ledger.codec import EVENTS_BY_TOPIC
@@ -33,7 +33,10 @@ def list_events(
     stream: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """Facts in the order of the log, by position, topic or stream; ``next_after`` continues (null at the end)."""
+    """Facts in the order of the log, by position, topic or stream; ``next_after`` continues (null at the end).
+
+    With ``effective_on`` those that had not happened by then are left out, so that a page may be shorter than asked.
+    """
     require_overseer(who)
     unknown = sorted(set(topic or ()) - EVENTS_BY_TOPIC.keys())
     if unknown:
@@ -52,7 +55,7 @@ def list_events(
     ]
     response.headers["Ledger-Position"] = str(head)
     more = rows[-1].position if len(found) > limit else None
-    return {"events": [row_json(row) for row in rows], "next_after": more}
+    return {"events": [row_json(row) for row in rows if happened_by(row, at)], "next_after": more}
 
 
 @router.get("/events/{position}")
@@ -73,7 +76,7 @@ def one_stream(
     if who.person_id != stream_id:
         require_overseer(who)
     head = replay.resolve(parts.log, at.position)
-    rows = [row for row in parts.log.stream(stream_id) if row.position <= head]
+    rows = [row for row in parts.log.stream(stream_id) if row.position <= head and happened_by(row, at)]
     if not rows:
         raise NotFoundError(what=f"stream {stream_id}")
     response.headers["ETag"] = f'"{rows[-1].version}"'

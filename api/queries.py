@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import Table, func, select
 
-from api.deps import When, asking, caller, caught_up, parts_of, units_of, when
+from api.deps import When, asking, caller, happened_by, parts_of, units_of, when
 from api.identity import OVERSEERS, STAFF, require_overseer, require_reader
 from api.parts import Parts
 from api.personal import Reader, Sealing, reader_of
@@ -55,7 +55,6 @@ router = APIRouter(tags=["figures"])
 
 Who = Annotated[Caller, Depends(caller)]
 At = Annotated[When, Depends(when)]
-Fresh = Annotated[None, Depends(caught_up)]
 Ledger = Annotated[Parts, Depends(parts_of)]
 Unsealing = Annotated[Reader, Depends(reader_of)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -165,14 +164,16 @@ def _require_may_read(parts: Parts, who: Caller, volunteer_id: UUID) -> None:
 
 @router.get("/volunteers/{volunteer_id}")
 def volunteer(
-    volunteer_id: UUID, who: Who, _fresh: Fresh, parts: Ledger, reader: Unsealing, response: Response
+    volunteer_id: UUID, who: Who, at: At, parts: Ledger, reader: Unsealing, response: Response
 ) -> Json:
     """One person: number, unit, categories and status; the name only for themself, their staff, and admins.
 
-    ``profile`` is null for everybody else. After erasure its fields read 〔已删除〕, under a restriction 〔已限制〕.
+    ``profile`` is null for everybody else. After erasure its fields read 〔已删除〕, under a restriction 〔已限制〕,
+    at whatever moment.
     """
     _require_may_read(parts, who, volunteer_id)
-    with asking(parts, When(None, None), response, volunteers, volunteer_categories) as moment:
+    figures = (volunteers, volunteer_categories)
+    with asking(parts, at, response, *figures, stream_id=volunteer_id) as moment:
         table, declared = volunteers.table(), volunteer_categories.table()
         row = one(
             moment.rows(select(*_visible(volunteers, table)).where(table.c.volunteer_id == str(volunteer_id)))
@@ -184,8 +185,14 @@ def volunteer(
         )
     if row is None:
         raise UnknownVolunteerError(id=volunteer_id)
-    rows = parts.log.stream(volunteer_id)
-    response.headers["ETag"] = f'"{rows[-1].version}"'
+    position = moment.position if at else None
+    rows = [
+        row
+        for row in parts.log.stream(volunteer_id)
+        if (position is None or row.position <= position) and happened_by(row, at)
+    ]
+    if not at:
+        response.headers["ETag"] = f'"{rows[-1].version}"'
     named = who.person_id == volunteer_id or who.role in STAFF | {"admin"}
     return {
         **row,
@@ -250,7 +257,7 @@ def explain_hours(volunteer_id: UUID, who: Who, at: At, parts: Ledger, response:
     if at.effective_on is not None:
         reached = replay.resolve(parts.log, at.position)
         response.headers["Ledger-Position"] = str(reached)
-        shares = _shares_by(parts, volunteer_id, reached, at.effective_on)
+        shares = _shares_by(parts, volunteer_id, reached, at)
         minutes = sum(share["minutes"] for share in shares)
         return {"volunteer_id": volunteer_id, "position": reached, "minutes": minutes, "shares": shares}
     whole = statement(parts.log, volunteer_id, at.position)
@@ -264,17 +271,11 @@ def explain_hours(volunteer_id: UUID, who: Who, at: At, parts: Ledger, response:
     }
 
 
-def _shares_by(parts: Parts, volunteer_id: UUID, position: int, day: date) -> list[Json]:
-    """The entries known at ``position`` of what had happened by the end of ``day``."""
-    limit = replay.end_of(day)
-    assert limit is not None
+def _shares_by(parts: Parts, volunteer_id: UUID, position: int, at: When) -> list[Json]:
+    """The entries known at ``position`` of what had happened by the end of a day."""
     known = {row.position: row for row in parts.log.stream(volunteer_id)}
     shares = replay.explain(parts.log, volunteer_hours, {"volunteer_id": str(volunteer_id)}, position)
-    return [share for share in shares if _happened(known[share["position"]].state) <= limit]
-
-
-def _happened(state: bytes) -> str:
-    return state.partition(b'"happened_at":"')[2][:27].decode()
+    return [share for share in shares if happened_by(known[share["position"]], at)]
 
 
 def _line(line: Line) -> Json:

@@ -11,23 +11,36 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import BigInteger, ColumnClause, Connection, Select
 
 from ledger.archive import Archive, Segment
 from ledger.log import LedgerLog
-from projections.facts import RELATIONS, decoded_columns, in_archive, in_duckdb, in_store
+from projections.facts import (
+    RELATIONS,
+    decoded_columns,
+    happened_microseconds,
+    in_archive,
+    in_duckdb,
+    in_effective_order,
+    in_store,
+    is_id,
+)
 from projections.projection import Engine, Projection, compiled
 
 ARROW_ROWS = 131_072
 """Facts decoded at once: every SELECT pays a fixed cost a batch."""
 BLOCK_POSITIONS = 2_048
 """Facts that the database joins into one row."""
+POSITIONS_PER_STREAM = 500
+"""Reading so many positions in order takes about as long as reading one stream by its index."""
 MAPPED_BYTES = 1 << 40
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -89,15 +102,102 @@ def apply_in_store(connection: Connection, projections: Iterable[Projection], lo
         cursor.close()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which keys of a figure are asked for: some of its key columns, and each combination of their values."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def one(cls, key: Mapping[str, Any]) -> "Wanted | None":
+        """The rows that have these values; None for no condition at all."""
+        return cls(tuple(key), (tuple(key.values()),)) if key else None
+
+    def values(self, name: str) -> list[Any]:
+        """The values of one column, each once."""
+        place = self.names.index(name)
+        return sorted({row[place] for row in self.rows})
+
+    def table(self) -> pa.Table:
+        """As a table of that name for DuckDB."""
+        return pa.table(dict(zip(self.names, map(pa.array, zip(*self.rows, strict=True)), strict=True)))
+
+    def in_store(self, dialect: Engine) -> str:
+        """As a SELECT whose only argument is `text`."""
+        integers = {name for name in self.names if all(isinstance(v, int) for v in self.values(name))}
+        if dialect == "sqlite":
+            fields = ", ".join(
+                f"json_extract(value, '$[{n}]') AS {name}" for n, name in enumerate(self.names)
+            )
+            return f"SELECT {fields} FROM json_each(?)"
+        fields = ", ".join(
+            f"(value ->> {n}){'::bigint' if name in integers else ''} AS {name}"
+            for n, name in enumerate(self.names)
+        )
+        return f"SELECT {fields} FROM jsonb_array_elements(%s::jsonb)"
+
+    def text(self) -> str:
+        return orjson.dumps(self.rows).decode()
+
+
 def select_in_store(
-    connection: Connection, projection: Projection, sql: str, condition: str, arguments: Sequence[Any]
+    log: LedgerLog,
+    projection: Projection,
+    low: int,
+    high: int,
+    *,
+    wanted: Wanted | None = None,
+    shares: bool = False,
+    positions: bool = False,
 ) -> list[Row]:
-    """Rows of some SELECT over the projection's relation, narrowed by a condition with ``?`` placeholders."""
-    dialect: Engine = "sqlite" if connection.dialect.name == "sqlite" else "postgresql"
-    marks = condition if dialect == "sqlite" else condition.replace("?", "%s")
-    source = in_store(projection.relation, projection.used | {"position"}, dialect, marks)
-    statement = f"WITH {projection.relation.name} AS ({source}) {sql}"
-    return [tuple(row) for row in connection.exec_driver_sql(statement, tuple(arguments))]
+    """The projection's rows over the facts after ``low`` up to ``high``, computed by the log's own database.
+
+    ``wanted`` keeps some keys, and reads only their streams where a key is the stream's id. ``shares`` gives each
+    fact's own (`Projection.rows_sql`), ``positions`` the facts behind each row (`Projection.sql`).
+    """
+    dialect: Engine = "sqlite" if log.dialect == "sqlite" else "postgresql"
+    mark = "?" if dialect == "sqlite" else "%s"
+    tables: list[str] = []
+    names: tuple[str, ...] = ()
+    arguments: list[Any] = []
+    condition = f"position > {mark} AND position <= {mark}"
+    bounds: list[Any] = [low, high]
+    if wanted is not None:
+        names = wanted.names
+        tables.append(f"wanted AS ({wanted.in_store(dialect)})")
+        arguments.append(wanted.text())
+        if projection.relation.stream_column in names:
+            streams = _ids(wanted.values(projection.relation.stream_column))
+            if dialect == "sqlite":
+                # The plus keeps SQLite, which counts nothing, from the one index that would be slower.
+                by_stream = len(streams) * POSITIONS_PER_STREAM <= high - low
+                condition = (
+                    "+position > ? AND +position <= ? AND stream_id IN (SELECT value FROM json_each(?))"
+                    if by_stream
+                    else "position > ? AND position <= ? AND +stream_id IN (SELECT value FROM json_each(?))"
+                )
+                bounds.append(orjson.dumps(streams).decode())
+            else:
+                condition += " AND stream_id = ANY(%s::uuid[])"
+                bounds.append(streams)
+    plain = [name for name in names if name in projection.plain_keys]
+    used = projection.used | {"position"}
+    source = in_store(projection.relation, used, dialect, condition, wanted=plain)
+    tables.append(f"{projection.relation.name} AS ({source})")
+    select = (
+        projection.rows_sql(dialect, wanted=names)
+        if shares
+        else projection.sql(dialect, wanted=names, positions=positions)
+    )
+    with log.engine.connect() as connection, _mapped(connection):
+        rows = connection.exec_driver_sql(f"WITH {', '.join(tables)} {select}", (*arguments, *bounds))
+        return [tuple(row) for row in rows]
+
+
+def _ids(texts: Iterable[Any]) -> list[str]:
+    """Those that are ids as facts write them: nothing else can be a stream's."""
+    return [text for text in texts if isinstance(text, str) and is_id(text)]
 
 
 def facts_in_store(
@@ -133,11 +233,21 @@ def facts_in_store(
 class Columns:
     """Feeds decoded facts to many SELECTs at once and keeps their partial results, with bounded memory."""
 
-    def __init__(self, projections: Sequence[Projection], *, effective_by: str | None = None) -> None:
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        *,
+        effective_by: str | None = None,
+        wanted: Wanted | None = None,
+        positions: bool = False,
+    ) -> None:
         self.projections = projections
         self._effective_by = effective_by
-        self._duck = duckdb.connect(":memory:")
-        self._duck.execute("SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'")
+        self._wanted = wanted
+        self._positions = positions
+        self._duck = _duck().cursor()
+        if wanted is not None:
+            self._duck.register("wanted", wanted.table())
         self._fields = decoded_columns((p.relation, p.used) for p in projections)
         if effective_by is not None:
             self._fields["happened_at"] = "VARCHAR"
@@ -153,22 +263,39 @@ class Columns:
         if not segments:
             return [(low, high)]
         files = archive.files(segments, self.topics)
-        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high))
+        self._add(lambda figure: self._archived(figure, self._used(figure), files, low, high))
         return _left(segments, low, high)
 
+    def _archived(
+        self, figure: Projection, used: set[str], files: Mapping[str, Sequence[Path]], low: int, high: int
+    ) -> str:
+        return in_archive(
+            figure.relation,
+            used,
+            files,
+            low,
+            high,
+            effective_by=self._effective_by,
+            wanted=[name for name in self._names if name in figure.plain_keys],
+        )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return () if self._wanted is None else self._wanted.names
+
+    def _used(self, figure: Projection) -> set[str]:
+        return figure.used | {"position"} if self._positions else figure.used
+
     def archived_shares(
-        self, archive: Archive, key: Mapping[str, Any], low: int, high: int
+        self, archive: Archive, low: int, high: int
     ) -> tuple[list[Row], list[tuple[int, int]]]:
         """See `archived_shares`; of one figure."""
         (figure,) = self.projections
         segments = archive.segments(low, high)
         files = archive.files(segments, self.topics)
-        source = in_archive(figure.relation, figure.used | {"position"}, files, low, high)
-        condition = " AND ".join(["true", *(f"{name} = ?" for name in key)])
-        found = self._duck.execute(
-            f"WITH {figure.relation.name} AS ({source}) SELECT * FROM ({figure.rows_sql('duckdb')}) WHERE {condition}",
-            list(key.values()),
-        )
+        source = self._archived(figure, figure.used | {"position"}, files, low, high)
+        shares = figure.rows_sql("duckdb", wanted=self._names)
+        found = self._duck.execute(f"WITH {figure.relation.name} AS ({source}) {shares}")
         return found.fetchall(), _left(segments, low, high)
 
     def feed(self, batch: pa.Table) -> None:
@@ -179,20 +306,21 @@ class Columns:
             f"SELECT position, stream_id, topic, version, from_json(state, '{{{shape}}}') AS s FROM stored"
         )
         if self._effective_by is not None:
-            # On the effective axis "latest" orders by (effective time, position): number the facts in that order.
+            order = in_effective_order(happened_microseconds("s.happened_at"))
             decoded = (
-                "SELECT row_number() OVER (ORDER BY s.happened_at, position) AS position, stream_id, topic, version, s"
+                f"SELECT {order} AS position, stream_id, topic, version, s"
                 f" FROM ({decoded}) WHERE s.happened_at <= '{self._effective_by}'"
             )
         self._duck.execute(f"CREATE OR REPLACE TEMP TABLE decoded AS {decoded}")
-        self._add(lambda figure: in_duckdb(figure.relation, figure.used, "decoded"))
+        self._add(lambda figure: in_duckdb(figure.relation, self._used(figure), "decoded"))
         self._duck.unregister("stored")
 
     def _add(self, source_of: Callable[[Projection], str]) -> None:
         """Run every SELECT over its relation's rows, and keep what it gives beside what was there."""
         for projection in self.projections:
             source = source_of(projection)
-            select = f"WITH {projection.relation.name} AS ({source}) {projection.sql('duckdb')}"
+            sql = projection.sql("duckdb", wanted=self._names, positions=self._positions)
+            select = f"WITH {projection.relation.name} AS ({source}) {sql}"
             target = f"part_{projection.name}"
             verb = f"INSERT INTO {target}" if self._fed else f"CREATE TEMP TABLE {target} AS"
             self._duck.execute(f"{verb} {select}")
@@ -217,7 +345,8 @@ class Columns:
     def arrow(self, projection: Projection) -> pa.Table:
         """The whole result of one SELECT: partial results merged, in the order of the key."""
         if not self._fed:
-            return pa.table({name: pa.array([], pa.string()) for name in projection.columns})
+            names = (*projection.columns, *(["positions"] if self._positions else []))
+            return pa.table({name: pa.array([], pa.string()) for name in names})
         return self._duck.sql(f"{self._merged(projection)} ORDER BY ALL").to_arrow_table()
 
     def _merged(self, projection: Projection) -> str:
@@ -231,12 +360,38 @@ class Columns:
             }[m.merge]
             outputs.append(f"{merged} AS {m.name}")
         outputs += [f"max({m.at}) AS {m.at}" for m in projection.measures if m.at]
+        if self._positions:
+            outputs.append("string_agg(positions, ',') AS positions")
         keys = ", ".join(projection.keys)
         return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} GROUP BY {keys}"
 
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows."""
         return python_rows(self.arrow(projection))
+
+    def page(self, projection: Projection, after: tuple[Any, ...] | None, limit: int | None) -> list[Row]:
+        """The rows in the order of the key: those behind one, so many at most."""
+        if not self._fed:
+            return []
+        keys = ", ".join(projection.keys)
+        marks = ", ".join("?" * len(projection.keys))
+        behind = f"WHERE ({keys}) > ({marks})" if after else ""
+        some = "" if limit is None else f"LIMIT {limit}"
+        rows = f"SELECT * FROM ({self._merged(projection)}) {behind} ORDER BY {keys} {some}"
+        return self._duck.execute(rows, list(after or ())).fetchall()
+
+
+@lru_cache(maxsize=1)
+def _duck() -> duckdb.DuckDBPyConnection:
+    """One DuckDB for the process: starting one costs more than most questions, and it remembers the archive's footers.
+
+    Each question gets a cursor of its own, with its own temporary tables, and closes it; all share its memory.
+    """
+    duck = duckdb.connect(":memory:")
+    return duck.execute(
+        "SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'; "
+        "SET parquet_metadata_cache = true"
+    )
 
 
 def _left(segments: Sequence[Segment], low: int, high: int) -> list[tuple[int, int]]:
@@ -324,13 +479,21 @@ def _fast_reads(connection: Connection) -> Iterator[Any]:
         with driver.cursor(binary=True) as cursor:
             yield cursor
         return
-    cursor = driver.cursor()
-    cursor.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
-    try:
+    with closing(driver.cursor()) as cursor, _mapped(connection):
         yield cursor
+
+
+@contextmanager
+def _mapped(connection: Connection) -> Iterator[None]:
+    """On SQLite the file is mapped into memory meanwhile, for reading much of it."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}").fetchone()
+    try:
+        yield
     finally:
-        cursor.execute("PRAGMA mmap_size = 0")
-        cursor.close()
+        if connection.dialect.name == "sqlite":
+            driver.execute("PRAGMA mmap_size = 0").fetchone()
 
 
 def _arrow(blocks: Sequence[Row]) -> pa.Table:
@@ -403,17 +566,19 @@ def compute(
     *,
     effective_by: str | None = None,
     stream_id: UUID | None = None,
+    wanted: Wanted | None = None,
+    positions: bool = False,
     archive: Archive | None = None,
 ) -> Columns:
     """Every SELECT over the facts after ``low`` up to ``high``; the caller closes what it gets.
 
-    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream. What ``archive``
-    has is read from there, except for these two: one orders all facts anew, the other reads few.
+    ``effective_by`` keeps what had happened by that instant; ``stream_id`` the facts of one stream, for which the
+    archive is not asked; ``wanted`` some keys of one figure; ``positions`` lists the facts behind each row.
     """
-    columns = Columns(projections, effective_by=effective_by)
+    columns = Columns(projections, effective_by=effective_by, wanted=wanted, positions=positions)
     try:
         left = [(low, high)]
-        if archive is not None and effective_by is None and stream_id is None:
+        if archive is not None and stream_id is None:
             left = columns.feed_archive(archive, low, high)
         stored = (
             batch
@@ -421,22 +586,26 @@ def compute(
             for batch in stored_batches(log, start, end, columns.topics, stream_id)
         )
         with closing(ahead(stored)) as batches:
-            if effective_by is None:
-                for batch in batches:
-                    columns.feed(batch)
-            elif whole := list(
-                batches
-            ):  # the order of effective times is only known when all facts are there
-                columns.feed(pa.concat_tables(whole))
+            for batch in batches:
+                columns.feed(batch)
     except BaseException:
         columns.close()
         raise
     return columns
 
 
-def archived_shares(
-    archive: Archive, figure: Projection, key: Mapping[str, Any], low: int, high: int
+def archived_rows(
+    archive: Archive, figure: Projection, wanted: Wanted, low: int, high: int
 ) -> tuple[list[Row], list[tuple[int, int]]]:
-    """Each archived fact's share in the figures of ``key`` (`Projection.rows_sql`), and the ranges left for the log."""
-    with closing(Columns([figure])) as columns:
-        return columns.archived_shares(archive, key, low, high)
+    """The ``wanted`` rows over the archived facts, hidden columns included, and the ranges left for the log."""
+    with closing(Columns([figure], wanted=wanted)) as columns:
+        left = columns.feed_archive(archive, low, high)
+        return columns.rows(figure), left
+
+
+def archived_shares(
+    archive: Archive, figure: Projection, wanted: Wanted | None, low: int, high: int
+) -> tuple[list[Row], list[tuple[int, int]]]:
+    """Each archived fact's share in the figures that are ``wanted`` (`Projection.rows_sql`), and the ranges left."""
+    with closing(Columns([figure], wanted=wanted)) as columns:
+        return columns.archived_shares(archive, low, high)

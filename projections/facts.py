@@ -5,6 +5,7 @@ SQLite and PostgreSQL read the stored JSON in place, DuckDB reads a table of dec
 """
 
 import datetime
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -101,12 +102,30 @@ def _column_type(annotation: object) -> TypeEngine[typing.Any] | None:
     return known.get(annotation)
 
 
+def is_id(text: object) -> bool:
+    """Whether it is an id as facts write it: 32 small hexadecimal digits with four dashes."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 def _quoted(topics: typing.Iterable[str]) -> str:
     return ", ".join(f"'{topic}'" for topic in sorted(topics))
 
 
-def in_store(relation: Relation, used: set[str], dialect: str, condition: str) -> str:
-    """The relation's rows as SQL on the ``facts`` table itself; ``condition`` narrows positions or a stream."""
+def in_store(
+    relation: Relation,
+    used: set[str],
+    dialect: str,
+    condition: str,
+    *,
+    wanted: typing.Collection[str] = (),
+) -> str:
+    """The relation's rows as SQL on the ``facts`` table itself; ``condition`` narrows positions or a stream.
+
+    ``wanted`` names columns of the table ``wanted``: rows whose values are not there need not be read.
+    """
     fields = [_stored_field(relation, name, dialect) for name in sorted(used)]
     topics = _quoted(relation.topics)
     source = "facts"
@@ -114,8 +133,13 @@ def in_store(relation: Relation, used: set[str], dialect: str, condition: str) -
         source = (
             f"(SELECT *, state::jsonb AS fields FROM facts WHERE topic IN ({topics}) AND {condition}) AS f"
         )
-        return f"SELECT {', '.join(fields)} FROM {source}"
-    return f"SELECT {', '.join(fields)} FROM {source} WHERE {condition} AND topic IN ({topics})"
+        condition = "true"
+    else:
+        condition += f" AND topic IN ({topics})"
+    for name in wanted:
+        value = _stored_field(relation, name, dialect).removesuffix(f" AS {name}")
+        condition += f" AND {value} IN (SELECT {name} FROM wanted)"
+    return f"SELECT {', '.join(fields)} FROM {source} WHERE {condition}"
 
 
 def _stored_field(relation: Relation, name: str, dialect: str) -> str:
@@ -144,26 +168,72 @@ def in_archive(
     files: typing.Mapping[str, typing.Sequence[object]],
     low: int,
     high: int,
+    *,
+    effective_by: str | None = None,
+    wanted: typing.Collection[str] = (),
 ) -> str:
-    """The relation's rows from archived files by topic, facts after ``low`` up to ``high`` only."""
+    """The relation's rows from archived files by topic, facts after ``low`` up to ``high`` only.
+
+    ``effective_by`` keeps what had happened by that instant, and makes ``position`` the order of `in_effective_order`.
+    ``wanted`` names columns of the table ``wanted``: rows whose ids are not there need not be read. Ids are compared as
+    the files keep them; what else is wanted is for the SELECT to say.
+    """
     parts = []
     for topic in relation.topics:
         if files.get(topic):
-            fields = ", ".join(_archived_field(relation, topic, name) for name in sorted(used))
+            fields = ", ".join(
+                _archived_field(relation, topic, name, effective_by is not None) for name in sorted(used)
+            )
             paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files[topic])
-            source = f"read_parquet([{paths}])"
-            parts.append(f"SELECT {fields} FROM {source} WHERE position > {low} AND position <= {high}")
+            conditions = [f"position > {low}", f"position <= {high}"]
+            if effective_by is not None:
+                until = _parsed(f"'{effective_by}'")
+                conditions.append(f"happened_at <= {until}")
+            conditions += [
+                f"{_archived_id(relation, name)} IN (SELECT try_cast({name} AS UUID) FROM wanted)"
+                for name in wanted
+                if _is_id(relation, topic, name)
+            ]
+            parts.append(f"SELECT {fields} FROM read_parquet([{paths}]) WHERE {' AND '.join(conditions)}")
     if parts:
         return " UNION ALL ".join(parts)
     nothing = (f"NULL::{_sql_type(relation.columns[name])} AS {name}" for name in sorted(used))
     return f"SELECT {', '.join(nothing)} WHERE false"
 
 
-def _archived_field(relation: Relation, topic: str, name: str) -> str:
+def in_effective_order(microseconds: str) -> str:
+    """A number that orders facts by when they happened, and those of one moment by position: what `latest` goes by."""
+    return f"({microseconds})::HUGEINT * 1000000000000000 + position"
+
+
+def happened_microseconds(text: str) -> str:
+    """An instant as facts write it, as a number."""
+    return f"epoch_us({_parsed(text)})"
+
+
+def _parsed(text: str) -> str:
+    return f"strptime({text}, '%Y-%m-%dT%H:%M:%S.%fZ')"
+
+
+def _archived_id(relation: Relation, name: str) -> str:
+    return "stream_id" if name == relation.stream_column else name
+
+
+def _is_id(relation: Relation, topic: str, name: str) -> bool:
+    """Whether the archive keeps the column as a UUID."""
+    if name == relation.stream_column:
+        return True
+    field = EVENTS_BY_TOPIC[topic].model_fields.get(name)
+    return field is not None and UUID in (field.annotation, *typing.get_args(field.annotation))
+
+
+def _archived_field(relation: Relation, topic: str, name: str, effective: bool) -> str:
     """An archived column as the SELECTs know it: moments, days and ids as the text that facts write."""
     kind = relation.columns[name]
     if name == "topic":
         return f"'{topic}' AS topic"
+    if name == "position" and effective:
+        return f"{in_effective_order('epoch_us(happened_at)')} AS position"
     if name in _OWN:
         return name
     if name == relation.stream_column:

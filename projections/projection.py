@@ -8,7 +8,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, Column, ColumnElement, MetaData, Select, String, Table, Text, cast, func
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    cast,
+    column,
+    func,
+    select,
+    table,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.ext.compiler import compiles
@@ -91,6 +106,8 @@ class Projection:
     name: str
     version: int
     select: Select[Any]
+    stored: bool = True
+    """False for what is only computed when somebody asks: it has no table, and nobody follows it."""
     relation: Relation = field(init=False)
     keys: tuple[str, ...] = field(init=False)
     measures: tuple[Measure, ...] = field(init=False)
@@ -212,8 +229,27 @@ class Projection:
         columns += [Column(m.at, BigInteger(), nullable=True) for m in self.measures if m.at]
         return Table(name or self.table_name, MetaData(), *columns)
 
-    def sql(self, engine: Engine) -> str:
-        """The SELECT in an engine's words, hidden columns included, in the order of `columns`."""
+    def merged(self, old: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Two partial rows of one key, in the order of `columns`, as one: the merge rules, in Python."""
+        one, other = (dict(zip(self.columns, row, strict=True)) for row in (old, new))
+        for measure in self.measures:
+            name, at = measure.name, measure.at
+            if measure.merge == "add":
+                one[name] += other[name]
+            elif at is not None:
+                if other[at] is not None and (one[at] is None or other[at] > one[at]):
+                    one[name], one[at] = other[name], other[at]
+            elif other[name] is not None:
+                pick = max if measure.merge == "max" else min
+                one[name] = other[name] if one[name] is None else pick(one[name], other[name])
+        return tuple(one[name] for name in self.columns)
+
+    def sql(self, engine: Engine, *, wanted: tuple[str, ...] = (), positions: bool = False) -> str:
+        """The SELECT in an engine's words, hidden columns included, in the order of `columns`.
+
+        With ``wanted`` it reads only facts whose keys of these names stand in a table ``wanted``; with ``positions`` a
+        last column ``positions`` lists the facts of each row, as text with commas.
+        """
         selected = {c.name: c for c in self.select.selected_columns}
         outputs: list[ColumnElement[Any]] = [selected[key] for key in self.keys]
         for measure in self.measures:
@@ -223,14 +259,33 @@ class Projection:
             if measure.at:
                 value, at = getattr(measure.expression, "clauses")  # noqa: B009 - a `latest`, by its merge
                 outputs.append(func.max(at).filter(value.is_not(None)).label(measure.at))
-        return compiled(self.select.with_only_columns(*outputs), engine)
+        if positions:
+            (position,) = _position_of(self.select)
+            outputs.append(func.aggregate_strings(cast(position, Text), ",").label("positions"))
+        return compiled(self._kept(wanted).with_only_columns(*outputs), engine)
 
-    def rows_sql(self, engine: Engine) -> str:
+    @cached_property
+    def plain_keys(self) -> frozenset[str]:
+        """The keys that are columns of the relation themselves, not made from one."""
+        selected = {c.name: c for c in self.select.selected_columns}
+        return frozenset(key for key in self.keys if isinstance(selected[key], ColumnClause))
+
+    def _kept(self, wanted: tuple[str, ...]) -> Select[Any]:
+        if not wanted:
+            return self.select
+        selected = {c.name: c for c in self.select.selected_columns}
+        these = [column(name, selected[name].type) for name in wanted]
+        rows = select(*these).select_from(table("wanted", *these))
+        return self.select.where(tuple_(*(selected[name] for name in wanted)).in_(rows))
+
+    def rows_sql(self, engine: Engine, *, wanted: tuple[str, ...] = ()) -> str:
         """The SELECT without its aggregates: each fact's keys and its own share, for `explain`."""
         selected = {c.name: c for c in self.select.selected_columns}
-        shares = [m.expression.label(m.name) for m in self.measures]
+        shares = [
+            (_big(m.expression) if m.merge == "add" else m.expression).label(m.name) for m in self.measures
+        ]
         grouped = [*self.select._group_by_clauses, *_position_of(self.select)]
-        query = self.select.with_only_columns(
+        query = self._kept(wanted).with_only_columns(
             *_position_of(self.select), *(selected[key] for key in self.keys), *shares
         )
         return compiled(query.group_by(None).group_by(*grouped), engine)

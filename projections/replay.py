@@ -4,13 +4,14 @@ Reads take ``position`` (the recorded axis: what the ledger knew when it had tha
 had happened by the end of that local day), alone or together. Nothing here is stored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Connection, Select, select
 
 from ledger import ids
@@ -20,7 +21,9 @@ from ledger.errors import NoRuleBookError, Refusal
 from ledger.events import RuleBookPublished
 from ledger.log import LedgerLog
 from ledger.rulebook import CHINA, Edition, RuleBooks
-from projections.engine import Columns, Row, archived_shares, compute, select_in_store
+from ledger.schema import facts
+from projections.engine import Columns, Row, Wanted, archived_rows, archived_shares, compute, select_in_store
+from projections.facts import is_id
 from projections.figures import all_figures
 from projections.follower import by_position, catch_up, prepare, stands_at
 from projections.moment import Moment
@@ -28,6 +31,11 @@ from projections.projection import Projection
 
 SMALL_HISTORY = 5_000
 """Up to this many facts the database answers sooner than DuckDB starts."""
+
+FEW_STREAMS = 20
+"""Up to so many streams are read through the index sooner than the archive is searched for them …"""
+SEARCHED_PER_STREAM = 30_000
+"""… or one stream for so many archived facts and event types: searching them takes about as long as reading it."""
 
 
 class BeyondHeadError(Refusal):
@@ -38,6 +46,14 @@ class BeyondHeadError(Refusal):
     en = "The ledger has {head} facts; there is no state as of {position}."
 
 
+class MomentsReversedError(Refusal):
+    """A difference that was asked for backwards."""
+
+    code = "MOMENTS_REVERSED"
+    zh = "起点（第 {low} 条）在终点（第 {high} 条）之后，请把两个时刻对调。"
+    en = "The first moment (position {low}) comes after the second (position {high}); swap them."
+
+
 @dataclass(frozen=True)
 class Change:
     """One key whose figure differs between two moments, and the positions of the facts in between that touched it."""
@@ -46,6 +62,13 @@ class Change:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     positions: tuple[int, ...]
+
+    def measures(self, figure: Projection) -> Iterator[tuple[str, Any, Any]]:
+        """Each measure that is another than before: its name, what it was, and what it is (None: no row)."""
+        for name in (m.name for m in figure.measures):
+            old, new = (side[name] if side else None for side in (self.before, self.after))
+            if old != new:
+                yield name, old, new
 
 
 def resolve(log: LedgerLog, moment: int | datetime | None) -> int:
@@ -129,20 +152,66 @@ def as_of(
     ``where`` keeps some keys; one on the stream itself (a volunteer's own figures) reads that stream only.
     """
     resolve(log, position)
-    where = dict(where or {})
-    condition, arguments = _narrowed(log, figure, position, where)
-    if effective_on is None and (len(arguments) > 1 or position <= SMALL_HISTORY):
-        with log.engine.connect() as connection:
-            rows = select_in_store(connection, figure, figure.sql(log.dialect), condition, arguments)
+    by = end_of(effective_on)
+    rows = _standing(log, figure, Wanted.one(where or {}), position, by, archive)
+    return [_named(figure, row) for row in rows]
+
+
+def _standing(
+    log: LedgerLog,
+    figure: Projection,
+    wanted: Wanted | None,
+    position: int,
+    effective_by: str | None,
+    archive: Archive | None,
+) -> list[Row]:
+    """Rows with their hidden columns, in key order."""
+    if wanted is not None and effective_by is None:
+        rows = _wanted_rows(log, figure, wanted, position, archive)
+    elif position <= SMALL_HISTORY and effective_by is None:
+        rows = select_in_store(log, figure, 0, position)
     else:
-        by = end_of(effective_on)
-        with closing(compute(log, [figure], 0, position, effective_by=by, archive=archive)) as columns:
+        streams = _streams(figure, wanted)
+        if streams == []:
+            return []
+        stream_id = UUID(streams[0]) if streams and len(streams) == 1 else None
+        how: dict[str, Any] = {"effective_by": effective_by, "stream_id": stream_id, "wanted": wanted}
+        with closing(compute(log, [figure], 0, position, **how, archive=archive)) as columns:
             rows = columns.rows(figure)
-    named = (_named(figure, row) for row in rows)
-    return sorted(
-        (row for row in named if all(row[k] == v for k, v in where.items())),
-        key=lambda row: [row[k] for k in figure.keys],
-    )
+    return _in_order(figure, rows)
+
+
+def _in_order(figure: Projection, rows: list[Row]) -> list[Row]:
+    """By key, as every engine must list them."""
+    return sorted(rows, key=lambda row: row[: len(figure.keys)])
+
+
+def _wanted_rows(
+    log: LedgerLog, figure: Projection, wanted: Wanted, position: int, archive: Archive | None
+) -> list[Row]:
+    """Some keys' rows: the archive is searched for them, and the database for what is not there.
+
+    A few streams are read by their index instead.
+    """
+    streams = _streams(figure, wanted)
+    few = max(FEW_STREAMS, position * len(figure.relation.topics) // SEARCHED_PER_STREAM)
+    if archive is None or (streams is not None and len(streams) <= few):
+        return select_in_store(log, figure, 0, position, wanted=wanted)
+    found, left = archived_rows(archive, figure, wanted, 0, position)
+    rows = {row[: len(figure.keys)]: row for row in found}
+    for low, high in left:
+        for row in select_in_store(log, figure, low, high, wanted=wanted):
+            old = rows.get(row[: len(figure.keys)])
+            rows[row[: len(figure.keys)]] = row if old is None else figure.merged(old, row)
+    return list(rows.values())
+
+
+def _streams(figure: Projection, wanted: Wanted | None) -> list[str] | None:
+    """The only streams that have wanted facts; None if that may be any."""
+    stream = figure.relation.stream_column
+    if wanted is None or stream not in wanted.names:
+        return None
+    return [value for value in wanted.values(stream) if is_id(value)]
 
 
 def live(log: LedgerLog, figure: Projection, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -158,16 +227,105 @@ def live(log: LedgerLog, figure: Projection, where: Mapping[str, Any] | None = N
 
 
 def diff(
-    log: LedgerLog, figure: Projection, low: int, high: int, *, archive: Archive | None = None
+    log: LedgerLog,
+    figure: Projection,
+    low: int,
+    high: int,
+    *,
+    where: Mapping[str, Any] | None = None,
+    after: tuple[Any, ...] | None = None,
+    limit: int | None = None,
+    archive: Archive | None = None,
 ) -> list[Change]:
-    """The keys whose figures differ between two positions, with the facts in between that touched them."""
-    touched: dict[tuple[Any, ...], list[int]] = {}
-    for row in _shares(log, figure, "position > ? AND position <= ?", (low, resolve(log, high))):
-        touched.setdefault(row[1 : 1 + len(figure.keys)], []).append(row[0])
-    before = _by_key(figure, as_of(log, figure, low, archive=archive))
-    after = _by_key(figure, as_of(log, figure, high, archive=archive))
-    changes = (Change(key, before.get(key), after.get(key), tuple(sorted(at))) for key, at in touched.items())
-    return sorted((c for c in changes if c.before != c.after), key=lambda c: c.key)
+    """The keys whose figures differ between two positions, with the facts in between that touched them, in key order.
+
+    Only the facts in between, and the earlier figures of the keys they touch, are computed: a later figure is the
+    earlier one merged with what lies between. ``where`` keeps some keys, ``after`` those behind one, ``limit`` so many.
+    """
+    resolve(log, low)
+    resolve(log, high)
+    if low > high:
+        raise MomentsReversedError(low=low, high=high)
+    changes: list[Change] = []
+    with _between(log, figure, Wanted.one(where or {}), low, high, archive) as page:
+        while limit is None or len(changes) < limit:
+            touched = page(after, limit)
+            changes += _changes(log, figure, touched, low, archive)
+            if limit is None or len(touched) < limit:
+                break
+            after = touched[-1][: len(figure.keys)]
+    return changes[:limit]
+
+
+@contextmanager
+def _between(
+    log: LedgerLog, figure: Projection, wanted: Wanted | None, low: int, high: int, archive: Archive | None
+) -> Iterator[Callable[[tuple[Any, ...] | None, int | None], list[Row]]]:
+    """What the facts after ``low`` up to ``high`` alone add up to, each row with its facts, in key order.
+
+    Asked for behind some key, so many at a time: there may be more than anybody wants in memory.
+    """
+    if high - low <= SMALL_HISTORY:
+        rows = _in_order(figure, select_in_store(log, figure, low, high, wanted=wanted, positions=True))
+        yield lambda after, limit: [r for r in rows if not after or r[: len(figure.keys)] > after][:limit]
+        return
+    computed = compute(log, [figure], low, high, wanted=wanted, positions=True, archive=archive)
+    with closing(computed) as columns:
+        yield lambda after, limit: columns.page(figure, after, limit)
+
+
+def _changes(
+    log: LedgerLog, figure: Projection, touched: Sequence[Row], low: int, archive: Archive | None
+) -> Iterator[Change]:
+    if not touched:
+        return
+    width = len(figure.keys)
+    wanted = Wanted(figure.keys, tuple(row[:width] for row in touched))
+    earlier = {row[:width]: row for row in _standing(log, figure, wanted, low, None, archive)}
+    for *row, positions in touched:
+        new = tuple(row)
+        key = new[:width]
+        old = earlier.get(key)
+        later = new if old is None else figure.merged(old, new)
+        before, after = (None if r is None else _named(figure, r) for r in (old, later))
+        if before != after:
+            yield Change(key, before, after, tuple(sorted(map(int, positions.split(",")))))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A fact as somebody who asks why sees it; ``reason`` is a code, or None (words of people are sealed)."""
+
+    position: int
+    topic: str
+    stream_id: UUID
+    happened_at: str
+    recorded_at: str
+    reason: str | None
+
+
+def facts_at(log: LedgerLog, positions: Iterable[int]) -> dict[int, Seen]:
+    """The facts at some positions, by position."""
+    found: dict[int, Seen] = {}
+    wanted = sorted(set(positions))
+    with log.engine.connect() as connection:
+        for start in range(0, len(wanted), FACTS_AT_ONCE):
+            some = wanted[start : start + FACTS_AT_ONCE]
+            for row in connection.execute(select(facts).where(facts.c.position.in_(some))):
+                state = orjson.loads(row.state)
+                reason = state.get("reason")
+                found[row.position] = Seen(
+                    row.position,
+                    row.topic,
+                    row.stream_id,
+                    state["happened_at"],
+                    state["recorded_at"],
+                    None if reason is None or reason.startswith("s1.") else reason,
+                )
+    return found
+
+
+FACTS_AT_ONCE = 5_000
 
 
 def explain(
@@ -181,10 +339,8 @@ def explain(
     """The facts behind one figure: each with its position and its own share; the shares add up to the figure."""
     reached = resolve(log, position)
     names = ("position", *figure.keys, *(m.name for m in figure.measures))
-    rows = (dict(zip(names, row, strict=True)) for row in _behind(log, figure, key, reached, archive))
-    return sorted(
-        (row for row in rows if all(row[k] == v for k, v in key.items())), key=lambda row: row["position"]
-    )
+    rows = _behind(log, figure, Wanted.one(key), reached, archive)
+    return [dict(zip(names, row, strict=True)) for row in sorted(rows, key=lambda row: row[0])]
 
 
 def verify_against_live(
@@ -233,38 +389,16 @@ def rulebooks_as_of(log: LedgerLog, position: int | None = None) -> RuleBooks:
     return RuleBooks(tuple(editions))
 
 
-def _shares(log: LedgerLog, figure: Projection, condition: str, arguments: Any) -> list[Row]:
-    with log.engine.connect() as connection:
-        return select_in_store(connection, figure, figure.rows_sql(log.dialect), condition, arguments)
-
-
 def _behind(
-    log: LedgerLog, figure: Projection, key: Mapping[str, Any], position: int, archive: Archive | None
-) -> Iterator[Row]:
-    """Shares of the facts up to ``position``, some that have another key among them.
-
-    One stream's facts are few, and the database finds them by their index.
-    """
-    if archive is None or figure.relation.stream_column in key:
-        condition, arguments = _narrowed(log, figure, position, key)
-        yield from _shares(log, figure, condition, arguments)
-        return
-    found, left = archived_shares(archive, figure, key, 0, position)
-    yield from found
+    log: LedgerLog, figure: Projection, wanted: Wanted | None, position: int, archive: Archive | None
+) -> list[Row]:
+    """Shares of the facts up to ``position``; the database finds those of one stream by their index."""
+    if archive is None or _streams(figure, wanted) is not None:
+        return select_in_store(log, figure, 0, position, wanted=wanted, shares=True)
+    found, left = archived_shares(archive, figure, wanted, 0, position)
     for low, high in left:
-        yield from _shares(log, figure, "position > ? AND position <= ?", (low, high))
-
-
-def _narrowed(
-    log: LedgerLog, figure: Projection, position: int, key: Mapping[str, Any]
-) -> tuple[str, list[Any]]:
-    """The facts up to ``position``, only those of one stream if the key names it."""
-    condition, arguments = "position <= ?", [position]
-    stream = figure.relation.stream_column
-    if stream in key:
-        condition += " AND stream_id = " + ("?" if log.dialect == "sqlite" else "?::uuid")
-        arguments.append(key[stream])
-    return condition, arguments
+        found += select_in_store(log, figure, low, high, wanted=wanted, shares=True)
+    return found
 
 
 def _named(figure: Projection, row: Row) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from bench import facts, table
+from bench import facts, table, travel
+from ledger import archive
 from ledger.codec import decode
+from ledger.log import LedgerLog
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +33,26 @@ def test_it_prints_every_row_and_writes_them_as_json(tmp_path: Path) -> None:
     assert both >= {"append_one", "append_16", "handle_16", "append_100", "read", "rebuild_one"}
     durability = document["databases"]["sqlite"]
     assert durability["ours"] == durability["eventsourcing"] == "journal_mode=wal synchronous=2"
+
+
+@pytest.mark.slow  # it asks every figure many questions: a few seconds
+def test_going_back_is_measured_with_an_archive_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(travel, "KEYS", 2)
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    log = LedgerLog.create(url, ledger_id=facts.LEDGER_ID, kind="demo", created_at=facts.START)
+    facts.write(log, 3000)
+    archive.write(log, tmp_path / "ledger.db.archive", 1000)
+    log.close()
+    output = tmp_path / "travel.json"
+    for without in ([], ["--without-archive"]):
+        travel.main(["--database", url, "--output", str(output), *without])
+        found = json.loads(output.read_text("utf-8"))
+        assert found["facts"] == 3000
+        hours = found["milliseconds"]["volunteer_hours"]
+        assert {"whole", "key_p95", "explain_p95", "diff_1000_head", "diff_1000_middle"} <= hours.keys()
+        assert found["milliseconds"]["what_if"]["whole"] > 0
 
 
 def test_its_facts_are_ones_the_ledger_reads_in_streams_without_gaps() -> None:

@@ -28,6 +28,7 @@ app.command()(archiving.archive)
 app.command()(asking.replay)
 app.command()(asking.diff)
 app.command()(asking.explain)
+app.command("what-if")(asking.what_if)
 app.command()(asking.ranking)
 
 users = typer.Typer(help="API keys: who may ask, in which role, for which unit.", no_args_is_help=True)

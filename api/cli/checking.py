@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.given import AsJson, Database, archive_of, figure_named, open_log
+from api.cli.given import AsJson, Database, archive_of, open_log
 from api.cli.shown import (
     Differing,
     claims,
@@ -31,7 +31,7 @@ from ledger.checkpoint import VerifierKey
 from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import follower, replay
-from projections.figures import all_figures
+from projections.figures import all_figures, figure_named
 
 
 def verify(

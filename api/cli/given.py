@@ -1,10 +1,10 @@
 """What the commands are given: shared options, and texts made into what they stand for. Nothing is printed here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,8 +15,6 @@ from ledger.archive import Archive
 from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import replay
-from projections.figures import all_figures
-from projections.projection import Projection
 
 Database = Annotated[
     str | None, typer.Option(help="The ledger: sqlite:///file or postgresql://… (or WENMING_DATABASE).")
@@ -68,26 +66,6 @@ def open_log(database: str | None) -> Iterator[LedgerLog]:
 
 
 # --- figures and moments ---------------------------------------------------------------------------------------------
-
-
-def figure_named(name: str) -> Projection:
-    known = {figure.name: figure for figure in all_figures()}
-    if name not in known:
-        raise InvalidRequestError(problem=f"no figure is called {name}; there are: {', '.join(known)}")
-    return known[name]
-
-
-def keys_of(figure: Projection, given: Sequence[str] | None) -> dict[str, Any]:
-    """``key=value`` texts; INVALID_REQUEST for a key the figure does not have."""
-    found: dict[str, Any] = {}
-    for pair in given or ():
-        name, equals, value = pair.partition("=")
-        if not equals or name not in figure.keys:
-            raise InvalidRequestError(
-                problem=f"{pair}: give key=value; the keys of {figure.name} are {', '.join(figure.keys)}"
-            )
-        found[name] = value
-    return found
 
 
 def position_of(log: LedgerLog, text: str | None) -> int:

@@ -12,7 +12,10 @@ from rich.table import Table
 from ledger import audit
 from ledger.audit.growth import Earlier
 from ledger.bundle import Opening
+from projections.projection import Projection
 from projections.rankings import Ranking
+from projections.replay import Change, Seen
+from projections.what_if import Section, WhatIf
 
 out, err = Console(), Console(stderr=True)
 
@@ -54,6 +57,67 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     out.print(table)
+
+
+# --- between moments and rule books ---------------------------------------------------------------------------------
+
+FACTS_SHOWN = 10
+"""Of those behind one change; --json gives all."""
+
+Facts = Callable[[Sequence[int]], Mapping[int, Seen]]
+
+
+def show_changes(figure: Projection, changes: Sequence[Change], facts_at: Facts) -> None:
+    """Each key with what it was and is, and the facts in between that made it so."""
+    facts = facts_at([p for change in changes for p in change.positions[:FACTS_SHOWN]])
+    for change in changes:
+        say(" · ".join(f"{name} {value}" for name, value in zip(figure.keys, change.key, strict=True)))
+        for name, old, new in change.measures(figure):
+            say(f"  {name}: {_value(old)} → {_value(new)}")
+        for position in change.positions[:FACTS_SHOWN]:
+            say("    " + _told(facts[position]))
+        if len(change.positions) > FACTS_SHOWN:
+            say(f"    … and {len(change.positions) - FACTS_SHOWN} more facts")
+    say(f"{len(changes):,} keys changed" if changes else "nothing changed")
+
+
+def _value(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _told(fact: Seen) -> str:
+    reason = f", reason {fact.reason}" if fact.reason else ""
+    return f"{fact.position:,} {fact.topic}, recorded {fact.recorded_at}, happened {fact.happened_at}{reason}"
+
+
+def show_what_if(found: WhatIf) -> None:
+    """How many people stand at each star before and after, then each kind of difference with the facts behind it."""
+    fields = ", ".join(found.changed_fields) or "nothing"
+    say(
+        f"position {found.position:,} · rule book {found.rulebook_version} on {found.judged_on} · differs in {fields}"
+    )
+    before, after = found.volunteers_by_star_before, found.volunteers_by_star_after
+    people = Table("star", "people now", "people then", box=None)
+    for star in sorted(before.keys() | after.keys()):
+        people.add_row(str(star), f"{before.get(star, 0):,}", f"{after.get(star, 0):,}")
+    out.print(people)
+    sections: Mapping[str, Section[Any]] = {
+        "stars": found.stars,
+        "late records": found.late,
+        "days": found.days,
+        "sessions": found.sessions,
+    }
+    for title, section in sections.items():
+        say(f"{title}: {section.changed:,} would differ")
+        if section.rows:
+            show_rows([_row(row) for row in section.rows], as_json=False)
+
+
+def _row(row: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = asdict(row)
+    positions = fields.pop("positions")
+    more = "" if len(positions) <= FACTS_SHOWN else f" … {len(positions) - FACTS_SHOWN} more"
+    return {**fields, "facts": " ".join(map(str, positions[:FACTS_SHOWN])) + more}
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------

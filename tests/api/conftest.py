@@ -74,7 +74,7 @@ class Town:
 
     def get(self, path: str, who: str | None, *, fresh: bool = True, **params: Any) -> Any:
         headers = self.headers(who, **({"Ledger_Min_Position": str(self.last)} if fresh else {}))
-        return self._kept(self.client.get(f"/v1{path}", headers=headers, params=params))
+        return self._kept(self.client.get(f"/v1{path}", headers=headers, params=params or None))
 
     def post(self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str) -> Any:
         """``key`` None sends none; left out, a new one is used."""

@@ -36,6 +36,8 @@ READS = {
     "/v1/orders/{order_id}/rating-code": (409, 403, 200, 200, 409, 403, 403, 403, 200),
     "/v1/rankings/stars": OVERSEERS,
     "/v1/projections": EVERYBODY,
+    "/v1/diff": OVERSEERS,
+    "/v1/explain": OVERSEERS,
     "/v1/events": OVERSEERS,
     "/v1/events/{position}": OVERSEERS,
     "/v1/streams/{stream_id}": (200, 403, 403, 403, 403, 403, 200, 200, 200),
@@ -48,6 +50,13 @@ READS = {
     "/v1/volunteers/{volunteer_id}/export": (200, 403, 403, 403, 403, 403, 403, 403, 422),
 }
 """Each read with what each of `COLUMNS` gets: Wang served the resident's order, which the recorder wrote down."""
+ASKED = {
+    "/v1/diff": "?projection=volunteer_hours&from=0",
+    "/v1/explain": "?projection=volunteer_hours&where=source_class%3Dconfirmed",
+}
+"""What a read must be asked with."""
+QUESTIONS = {"/v1/what-if": (OVERSEERS, {"book": {"star_minutes": [60]}})}
+"""Questions that are too long for an address: they are posted, and write nothing."""
 WRITES = {
     "/v1/rulebooks",
     "/v1/units",
@@ -113,11 +122,11 @@ def filled(path: str, town: Town) -> str:
         stream_id=name("wang"),
         position=1,
         path="entries/000.p/2",
-    )
+    ) + ASKED.get(path, "")
 
 
 def test_every_route_stands_in_the_matrix(standing_town: Town) -> None:
-    known = {("GET", path) for path in READS} | {("POST", path) for path in WRITES} | OPEN
+    known = {("GET", path) for path in READS} | {("POST", path) for path in {*WRITES, *QUESTIONS}} | OPEN
     found = every_route(standing_town.app)
     assert found == known
     documented = {
@@ -171,6 +180,15 @@ def test_each_role_reads_what_it_may(standing_town: Town, path: str) -> None:
     town = standing_town
     found = [town.get(filled(path, town).removeprefix("/v1"), who).status_code for who in COLUMNS]
     assert dict(zip(COLUMNS, found, strict=True)) == dict(zip(COLUMNS, READS[path], strict=True))
+
+
+@pytest.mark.parametrize("path", QUESTIONS)
+def test_each_role_asks_what_it_may_and_nothing_is_written(standing_town: Town, path: str) -> None:
+    town, (expected, body) = standing_town, QUESTIONS[path]
+    head = town.parts.log.head().size
+    found = [town.client.post(path, headers=town.headers(who), json=body).status_code for who in COLUMNS]
+    assert dict(zip(COLUMNS, found, strict=True)) == dict(zip(COLUMNS, expected, strict=True))
+    assert town.parts.log.head().size == head
 
 
 @pytest.mark.parametrize("path", sorted(WRITES))

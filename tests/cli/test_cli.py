@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +34,8 @@ from tests.cli import Done, running, wenming
 from tests.county import County, sample_steps
 
 COMMANDS = (
-    "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
+    "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "what-if", "ranking", "config", "demo",
+    "archive",
     "user", "user add", "user list", "user revoke",
     "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase", "export", "export bundle",
 )  # fmt: skip
@@ -135,6 +137,7 @@ def test_wrong_usage_is_exit_code_2(wrong: list[str]) -> None:
         ["replay", "volunteer_hours"],
         ["diff", "volunteer_hours", "0"],
         ["explain", "volunteer_hours", "volunteer_id=x"],
+        ["what-if", "--edition", "1"],
         ["ranking"],
         ["checkpoint"],
         ["prove", "1"],
@@ -337,6 +340,46 @@ def test_diff_tells_what_changed_and_the_facts_that_changed_it(history: str) -> 
     assert rows(wenming("diff", "volunteer_hours", head, "--json", "--database", history)) == []
 
 
+def test_diff_shows_before_and_after_and_when_each_fact_in_between_was_recorded(history: str) -> None:
+    shown = wenming("diff", "volunteer_hours", "0", "--limit", "1", "--database", history).out
+    (key, *rest) = shown.splitlines()
+    assert key.startswith("volunteer_id ")
+    assert any(re.fullmatch(r"  minutes: – → \d+", line) for line in rest)
+    facts = [line for line in rest if " entry.posted, recorded 2026-03-" in line]
+    assert 1 <= len(facts) <= 10
+    assert rest[-1] == "1 keys changed"
+    changed = rows(wenming("diff", "volunteer_hours", "0", "--limit", "1", "--json", "--database", history))
+    assert [fact["position"] for fact in changed[0]["in_between"]] == changed[0]["facts"]
+
+
+def test_what_if_reads_a_book_and_shows_what_would_differ(history: str, tmp_path: Path) -> None:
+    (tmp_path / "book.toml").write_text("star_minutes = [60]\nday_minutes_free = 30\n", "utf-8")
+    (tmp_path / "book.json").write_text('{"star_minutes": [60], "day_minutes_free": 30}', "utf-8")
+    found = [
+        json.loads(wenming("what-if", "--book", str(file), "--json", "--database", history).out)
+        for file in sorted(tmp_path.glob("book.*"))
+    ]
+    assert found[0] == found[1]
+    assert found[0]["changed_fields"] == ["star_minutes", "day_minutes_free"]
+    assert found[0]["stars"]["changed"] > 0
+    assert all(row["positions"] for row in found[0]["days"]["rows"])
+    shown = wenming("what-if", "--book", str(tmp_path / "book.toml"), "--database", history).out
+    assert f"days: {found[0]['days']['changed']} would differ" in shown
+    assert "would_be_held" in shown
+    none = wenming("what-if", "--edition", "1", "--first-on", "2026-03-01", "--database", history).out
+    assert "days: 0 would differ" in none
+
+
+@pytest.mark.parametrize(
+    "content", [b"star_minutes =", b"\xff", b"star_minutes = [2, 1]", b"moon = 1", b"a = 1\n" * 200_000]
+)
+def test_a_book_that_is_none_is_refused(history: str, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "book.toml").write_bytes(content)
+    refused(
+        wenming("what-if", "--book", str(tmp_path / "book.toml"), "--database", history), "INVALID_REQUEST"
+    )
+
+
 def test_the_shares_of_an_explanation_add_up_to_the_figure(history: str) -> None:
     figure = max(
         rows(wenming("replay", "volunteer_hours", "--json", "--database", history)),
@@ -379,7 +422,20 @@ def test_the_ranking_prints_the_rule_it_follows(history: str) -> None:
         (["replay", "volunteer_hours", "--effective-on", "2026-13-01"], "INVALID_REQUEST"),
         (["diff", "volunteer_hours", "-1"], "INVALID_REQUEST"),
         (["diff", "volunteer_hours", "1", "99999"], "AS_OF_BEYOND_HEAD"),
+        (["diff", "volunteer_hours", "9", "8"], "MOMENTS_REVERSED"),
+        (["diff", "volunteer_hours", "1", "--where", "minutes=5"], "INVALID_REQUEST"),
         (["explain", "volunteer_hours", "unit=x"], "INVALID_REQUEST"),
+        (["explain", "volunteer_hours", "volunteer_id=\udcff"], "INVALID_REQUEST"),
+        (["what-if"], "INVALID_REQUEST"),
+        (["what-if", "--edition", "1", "--book", "book.toml"], "INVALID_REQUEST"),
+        (["what-if", "--edition", "99"], "INVALID_REQUEST"),
+        (["what-if", "--book", "book.txt"], "INVALID_REQUEST"),
+        (["what-if", "--edition", "1", "--as-of", "99999"], "AS_OF_BEYOND_HEAD"),
+        (["what-if", "--edition", "1", "--as-of", "0"], "NO_RULE_BOOK"),
+        (
+            ["what-if", "--edition", "1", "--first-on", "2026-03-02", "--last-on", "2026-03-01"],
+            "INVALID_REQUEST",
+        ),
         (["ranking", "--rating-min", "good"], "INVALID_REQUEST"),
         (["ranking", "--rating-min", "NaN"], "INVALID_REQUEST"),
         (["ranking", "--as-of", "99999"], "AS_OF_BEYOND_HEAD"),

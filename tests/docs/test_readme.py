@@ -16,7 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from api import commands, history, queries
+from api import commands, history, queries, travel
 from api.cli import app as cli
 from api.settings import Settings
 from tests.docs.test_compose import free_port
@@ -103,7 +103,7 @@ def test_a_command_that_is_wrong_would_be_noticed() -> None:
 
 
 def paths_of_the_api() -> list[str]:
-    routers = (commands.build(), queries.router, history.router)
+    routers = (commands.build(), queries.router, history.router, travel.router)
     return [route.path for router in routers for route in router.routes]  # type: ignore[attr-defined]
 
 
