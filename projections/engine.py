@@ -141,7 +141,8 @@ class Columns:
         self._fields = decoded_columns((p.relation, p.used) for p in projections)
         if effective_by is not None:
             self._fields["happened_at"] = "VARCHAR"
-        self._fed = False
+        self._parts = 0
+        self._native = False
         self.topics = sorted({topic for p in projections for topic in p.relation.topics})
 
     def close(self) -> None:
@@ -153,7 +154,8 @@ class Columns:
         if not segments:
             return [(low, high)]
         files = archive.files(segments, self.topics)
-        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high))
+        self._native = True
+        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high, figure.native))
         return _left(segments, low, high)
 
     def archived_shares(
@@ -194,9 +196,9 @@ class Columns:
             source = source_of(projection)
             select = f"WITH {projection.relation.name} AS ({source}) {projection.sql('duckdb')}"
             target = f"part_{projection.name}"
-            verb = f"INSERT INTO {target}" if self._fed else f"CREATE TEMP TABLE {target} AS"
+            verb = f"INSERT INTO {target}" if self._parts else f"CREATE TEMP TABLE {target} AS"
             self._duck.execute(f"{verb} {select}")
-        self._fed = True
+        self._parts += 1
 
     def rows_of(self, query: Select[Any]) -> list[dict[str, Any]]:
         """The answer to a question over the figures' tables, which are there under their own names."""
@@ -211,16 +213,25 @@ class Columns:
                 f"{c.name} {'BIGINT' if isinstance(c.type, BigInteger) else 'VARCHAR'}"
                 for c in projection.table().columns
             )
-            body = f"AS {self._merged(projection)}" if self._fed else f"({empty})"
+            body = f"AS {self._written(projection)}" if self._parts else f"({empty})"
             self._duck.execute(f"CREATE TEMP TABLE {projection.table_name} {body}")
 
-    def arrow(self, projection: Projection) -> pa.Table:
-        """The whole result of one SELECT: partial results merged, in the order of the key."""
-        if not self._fed:
+    def arrow(self, projection: Projection, *, ordered: bool = True) -> pa.Table:
+        """The whole result of one SELECT: partial results merged, in the order of the key if it matters."""
+        if not self._parts:
             return pa.table({name: pa.array([], pa.string()) for name in projection.columns})
-        return self._duck.sql(f"{self._merged(projection)} ORDER BY ALL").to_arrow_table()
+        rows = self._merged(projection) + (f" ORDER BY {', '.join(projection.keys)}" if ordered else "")
+        return self._duck.sql(self._written(projection, rows)).to_arrow_table()
+
+    def _written(self, projection: Projection, rows: str | None = None) -> str:
+        """Rows (left out, all of them) with ids, days and moments as text, which keeps their order."""
+        names = (projection.as_written(name) if self._native else name for name in projection.columns)
+        outputs = (f"{text} AS {name}" for text, name in zip(names, projection.columns, strict=True))
+        return f"SELECT {', '.join(outputs)} FROM ({rows or self._merged(projection)})"
 
     def _merged(self, projection: Projection) -> str:
+        if self._parts == 1:
+            return f"SELECT {', '.join(projection.columns)} FROM part_{projection.name}"
         outputs = []
         for m in projection.measures:
             merged = {
@@ -235,8 +246,8 @@ class Columns:
         return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} GROUP BY {keys}"
 
     def rows(self, projection: Projection) -> list[Row]:
-        """The same as Python rows."""
-        return python_rows(self.arrow(projection))
+        """The same as Python rows, in no order."""
+        return python_rows(self.arrow(projection, ordered=False))
 
 
 def _left(segments: Sequence[Segment], low: int, high: int) -> list[tuple[int, int]]:
