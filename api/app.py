@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from api import commands, erasure, history, integrity, problems, queries, rights
+from api.archiver import keeping_archive
 from api.parts import Parts
 from api.signing import signing
 from ledger.errors import LedgerError
@@ -28,10 +29,14 @@ def create_app(parts: Parts) -> FastAPI:
         erasure.resume(parts)
         stop = threading.Event()
         thread = threading.Thread(target=_follow, args=(parts.log, stop), name="follower")
-        if parts.settings.follows:
+        follows = parts.settings.follows
+        if follows:
             thread.start()
         try:
-            with signing(parts.log, parts.settings):
+            with (
+                signing(parts.log, parts.settings),
+                keeping_archive(parts.log, parts.settings.growing_archive if follows else None),
+            ):
                 yield
         finally:
             stop.set()

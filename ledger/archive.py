@@ -15,7 +15,7 @@ import shutil
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -132,25 +132,37 @@ class Archive:
                 found.append(segment)
         return found
 
-    def files(self, segments: Sequence[Segment], topics: Sequence[str]) -> dict[str, list[Path]]:
-        """The files of some event types; ARCHIVE_WRONG for one that is not byte for byte what its manifest names."""
+    def readable(
+        self, low: int, high: int, topics: Collection[str]
+    ) -> tuple[list[Segment], dict[str, list[Path]]]:
+        """`segments` that have all their files of some event types, and these files by event type.
+
+        A segment of which a file is gone is half deleted and left out; ARCHIVE_WRONG for a file that is there and not
+        byte for byte what its manifest names.
+        """
+        whole: list[Segment] = []
         found: dict[str, list[Path]] = {}
-        for segment in segments:
-            for file in segment.files:
-                if file.topic in topics:
-                    found.setdefault(file.topic, []).append(self._whole_file(segment, file))
-        return found
+        for segment in self.segments(low, high):
+            try:
+                own = self.files(segment, topics)
+            except FileNotFoundError:
+                continue
+            whole.append(segment)
+            for topic, path in own.items():
+                found.setdefault(topic, []).append(path)
+        return whole, found
+
+    def files(self, segment: Segment, topics: Collection[str]) -> dict[str, Path]:
+        """A segment's files of some event types, each whole (ARCHIVE_WRONG); FileNotFoundError if one is gone."""
+        return {file.topic: self._whole_file(segment, file) for file in segment.files if file.topic in topics}
 
     def _whole_file(self, segment: Segment, file: SegmentFile) -> Path:
         path = self.directory / segment.name / file.name
-        try:
-            stat = path.stat()
-            seen = (f"{path} {file.sha256}", stat.st_size, stat.st_mtime_ns)
-            if seen not in self._whole:
-                _require_whole(path, segment, file)
-                self._whole.add(seen)
-        except FileNotFoundError:
-            raise ArchiveWrongError(segment=segment.name, problem=f"{file.name} is missing") from None
+        stat = path.stat()
+        seen = (f"{path} {file.sha256}", stat.st_size, stat.st_mtime_ns)
+        if seen not in self._whole:
+            _require_whole(path, segment, file)
+            self._whole.add(seen)
         return path
 
     def _require_ours(self, segment: Segment) -> None:
@@ -169,12 +181,22 @@ class Archive:
 
 def _folders(directory: Path) -> list[tuple[int, int]]:
     """The positions of the folders that have a manifest, in order."""
-    if not directory.is_dir():
+    try:
+        names = [match for path in directory.iterdir() if (match := _FOLDER.fullmatch(path.name))]
+    except FileNotFoundError:
         return []
-    names = [match for path in directory.iterdir() if (match := _FOLDER.fullmatch(path.name))]
     return sorted(
         (int(match[1]), int(match[2])) for match in names if (directory / match[0] / MANIFEST).is_file()
     )
+
+
+def is_up_to(directory: Path, whole: int, size: int) -> bool:
+    """Whether every segment of ``size`` facts up to position ``whole`` is there, in today's shape."""
+    try:
+        found = (read_manifest(directory, first, first + size - 1) for first in range(1, whole + 1, size))
+        return all(segment is not None and segment.is_current for segment in found)
+    except ArchiveWrongError:  # is written anew
+        return False
 
 
 def read_manifest(directory: Path, first: int, last: int) -> Segment | None:
@@ -237,8 +259,8 @@ def _usable(archive: Archive, first: int, last: int, frontier: Frontier) -> Segm
         if segment.frontier_before != frontier.to_bytes().hex():
             return None
         archive._require_ours(segment)
-        archive.files([segment], list(EVENTS_BY_TOPIC))
-    except ArchiveWrongError:
+        archive.files(segment, EVENTS_BY_TOPIC)
+    except (ArchiveWrongError, FileNotFoundError):
         return None
     return segment
 
@@ -281,7 +303,9 @@ def _write_file(folder: Path, topic: str, table: pa.Table) -> SegmentFile:
         store_schema=False,  # Parquet's own types say it all
     )
     _sync(path)
-    return SegmentFile(topic, EVENTS_BY_TOPIC[topic].class_version, len(table), path.stat().st_size, _sha256(path))
+    return SegmentFile(
+        topic, EVENTS_BY_TOPIC[topic].class_version, len(table), path.stat().st_size, _sha256(path)
+    )
 
 
 def _encoding(name: str, column: pa.ChunkedArray) -> str | None:
@@ -464,10 +488,13 @@ def check(log: LedgerLog, directory: Path, progress: Progress | None = None) -> 
             counted, rows = counted + 1, rows + last - first + 1
             size += sum(file.size_bytes for file in segment.files)
             archive._require_ours(segment)
-            archive.files([segment], list(EVENTS_BY_TOPIC))
+            archive.files(segment, EVENTS_BY_TOPIC)
             frontier = _check_segment(log, directory, segment, _frontier_at(log, first - 1, frontier))
         except ArchiveWrongError as error:
             wrong.append(error)
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            wrong.append(ArchiveWrongError(segment=folder_name(first, last), problem=f"{missing} is missing"))
         if progress:
             progress("checking the archive", done, len(folders))
     return Checked(counted, rows, size, tuple(wrong))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -150,28 +151,44 @@ class Columns:
 
     def feed_archive(self, archive: Archive, low: int, high: int) -> list[tuple[int, int]]:
         """Take the archived facts after ``low`` up to ``high``; the ranges that are left for the log, in order."""
-        segments = archive.segments(low, high)
+        segments, files = archive.readable(low, high, self.topics)
         if not segments:
             return [(low, high)]
-        files = archive.files(segments, self.topics)
         self._native = True
-        self._add(lambda figure: in_archive(figure.relation, figure.used, files, low, high, figure.native))
+        try:
+            self._add(
+                lambda figure: in_archive(figure.relation, figure.used, files, low, high, figure.native)
+            )
+        except duckdb.IOException:
+            if not _some_gone(files):
+                raise
+            self._drop_parts()
+            return self.feed_archive(archive, low, high)  # with what is left of it
         return _left(segments, low, high)
+
+    def _drop_parts(self) -> None:
+        for figure in self.projections:
+            self._duck.execute(f"DROP TABLE IF EXISTS part_{figure.name}")
+        self._native = False
 
     def archived_shares(
         self, archive: Archive, key: Mapping[str, Any], low: int, high: int
     ) -> tuple[list[Row], list[tuple[int, int]]]:
         """See `archived_shares`; of one figure."""
         (figure,) = self.projections
-        segments = archive.segments(low, high)
-        files = archive.files(segments, self.topics)
+        segments, files = archive.readable(low, high, self.topics)
         source = in_archive(figure.relation, figure.used | {"position"}, files, low, high)
         condition = " AND ".join(["true", *(f"{name} = ?" for name in key)])
-        found = self._duck.execute(
-            f"WITH {figure.relation.name} AS ({source}) SELECT * FROM ({figure.rows_sql('duckdb')}) WHERE {condition}",
-            list(key.values()),
-        )
-        return found.fetchall(), _left(segments, low, high)
+        shares = f"SELECT * FROM ({figure.rows_sql('duckdb')}) WHERE {condition}"
+        try:
+            found = self._duck.execute(
+                f"WITH {figure.relation.name} AS ({source}) {shares}", list(key.values())
+            )
+            return found.fetchall(), _left(segments, low, high)
+        except duckdb.IOException:
+            if not _some_gone(files):
+                raise
+            return self.archived_shares(archive, key, low, high)
 
     def feed(self, batch: pa.Table) -> None:
         """Take one batch of stored facts and add every SELECT's partial result."""
@@ -248,6 +265,11 @@ class Columns:
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows, in no order."""
         return python_rows(self.arrow(projection, ordered=False))
+
+
+def _some_gone(files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether somebody is deleting the archive."""
+    return not all(path.exists() for paths in files.values() for path in paths)
 
 
 def _left(segments: Sequence[Segment], low: int, high: int) -> list[tuple[int, int]]:

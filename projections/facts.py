@@ -156,7 +156,9 @@ def in_archive(
     for topic in relation.topics:
         if files.get(topic):
             fields = ", ".join(
-                _native_field(relation, topic, name) if name in native else _archived_field(relation, topic, name)
+                _native_field(relation, topic, name)
+                if name in native
+                else _archived_field(relation, topic, name)
                 for name in sorted(used)
             )
             paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files[topic])
@@ -165,9 +167,7 @@ def in_archive(
     if parts:
         return " UNION ALL ".join(parts)
     kinds = {name: native_type(relation, name) if name in native else None for name in sorted(used)}
-    nothing = (
-        f"NULL::{kind or _sql_type(relation.columns[name])} AS {name}" for name, kind in kinds.items()
-    )
+    nothing = (f"NULL::{kind or _sql_type(relation.columns[name])} AS {name}" for name, kind in kinds.items())
     return f"SELECT {', '.join(nothing)} WHERE false"
 
 

@@ -190,7 +190,11 @@ class Projection:
     @cached_property
     def copied(self) -> dict[str, str]:
         """The outputs whose values are those of a column of the relation: keys, and what is chosen among many."""
-        return {name: value.name for name, (value, _) in self._outputs().items() if isinstance(value, ColumnClause)}
+        return {
+            name: value.name
+            for name, (value, _) in self._outputs().items()
+            if isinstance(value, ColumnClause)
+        }
 
     @cached_property
     def native(self) -> dict[str, str]:
@@ -198,7 +202,9 @@ class Projection:
 
         Ids, days and moments that are only copied: no part of the SELECT looks inside them.
         """
-        read = [part for _, parts in self._outputs().values() for part in parts] + [*self.select._where_criteria]
+        read = [part for _, parts in self._outputs().values() for part in parts] + [
+            *self.select._where_criteria
+        ]
         looked_at = {e.name for part in read for e in visitors.iterate(part) if isinstance(e, ColumnClause)}
         kinds = {name: native_type(self.relation, name) for name in self.copied.values()}
         return {name: kind for name, kind in kinds.items() if kind is not None and name not in looked_at}

@@ -10,7 +10,8 @@ import uvicorn
 
 from api import parts as wiring
 from api.app import create_app
-from api.cli.given import Database, Keys, open_log
+from api.archiver import keeping_archive
+from api.cli.given import Database, Keys, growing_archive, open_log
 from api.cli.shown import complain, say
 from api.parts import Parts
 from api.progress import progress
@@ -97,4 +98,5 @@ def follow(
             position = follower.catch_up(log, progress=report)
         complain(f"figures at position {position:,}")
         if not once:
-            follower.follow(log, stop)
+            with keeping_archive(log, growing_archive(log)):
+                follower.follow(log, stop)

@@ -1,8 +1,10 @@
 """The archive says what the log says, or is refused; it is never needed."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -54,7 +56,7 @@ def computed(
 ) -> dict[str, Any]:
     columns = engine.compute(log, all_figures(), low, high, archive=archive, effective_by=by)
     try:
-        return {figure.name: columns.rows(figure) for figure in all_figures()}
+        return {figure.name: sorted(columns.rows(figure), key=repr) for figure in all_figures()}
     finally:
         columns.close()
 
@@ -182,9 +184,49 @@ def test_a_file_damaged_after_it_was_read_is_refused(county: County) -> None:
         computed(county.log, 0, head, archive)
 
 
-def test_a_missing_file_is_refused(county: County) -> None:
-    next((place_of(county.log) / SECOND).glob("volunteer.enrolled.parquet")).unlink()
-    refused(county.log, SECOND, "is missing")
+def test_a_segment_that_lost_a_file_is_not_read_and_a_check_says_so(county: County) -> None:
+    log, place, head = county.log, place_of(county.log), county.log.head().size
+    archive = Archive(log, place)
+    expected = computed(log, 0, head, archive)
+    (place / SECOND / "volunteer.enrolled.parquet").unlink()
+    assert computed(log, 0, head, archive) == expected
+    (wrong,) = archiving.check(log, place).wrong
+    assert wrong.details == {"segment": SECOND, "problem": "volunteer.enrolled.parquet is missing"}
+    assert [one.name for one in archiving.write(log, place, SEGMENT)] == [SECOND]
+    assert archiving.check(log, place).wrong == ()
+
+
+def test_every_answer_is_the_same_while_segments_come_and_go(county: County) -> None:
+    log, place, head = county.log, place_of(county.log), county.log.head().size
+    archive, expected = Archive(log, place), computed(log, 0, head)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        dice = Random(1)
+        while not stop.is_set():
+            gone = dice.choice(sorted(place.glob("0*")))
+            shutil.rmtree(gone) if dice.random() < 0.5 else dice.choice(sorted(gone.iterdir())).unlink()
+            archiving.write(log, place, SEGMENT)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert computed(log, 0, head, archive) == expected
+    finally:
+        stop.set()
+        thread.join()
+    shutil.rmtree(place)
+    assert computed(log, 0, head, archive) == expected
+
+
+def test_a_file_that_is_there_and_cannot_be_read_is_no_reason_to_read_less(
+    county: County, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving, "_require_whole", lambda *_: None)  # as if damaged just after that
+    (place_of(county.log) / SECOND / "volunteer.enrolled.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(duckdb.Error):
+        computed(county.log, 0, county.log.head().size, Archive(county.log, place_of(county.log)))
 
 
 @pytest.mark.parametrize("damage", ["cut", "rows", "list"])
