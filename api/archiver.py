@@ -29,7 +29,7 @@ log = logging.getLogger("wenming.archiver")
 
 @contextmanager
 def keeping_archive(ledger_log: LedgerLog, directory: Path | None, size: int | None = None) -> Iterator[None]:
-    """While this lasts, whole segments of the log are archived soon after they are there; with None, nothing is done."""
+    """While this lasts, segments of the log are archived soon after they are whole; with None, nothing is done."""
     if directory is None:
         yield
         return

@@ -40,7 +40,7 @@ FORMAT = 2
 """Of the folder, the manifest and the columns. Segments of another format are left out and written anew."""
 SEGMENT_POSITIONS = 524_288
 """Facts in a segment: smaller ones make too many files, larger ones leave a longer tail to the log."""
-ZSTD_LEVEL = 19
+ZSTD_LEVEL = 15
 """Written once, in the background, and read as fast as any other level."""
 CHUNK_ROWS = 16_384
 """Facts that are Python objects at one time."""
@@ -267,24 +267,31 @@ def _usable(archive: Archive, first: int, last: int, frontier: Frontier) -> Segm
 
 def _write_segment(log: LedgerLog, directory: Path, first: int, last: int, before: Frontier) -> Segment:
     made = _Columns(log, first, last, before)
+    frontiers = before, made.frontier
+    return write_columns(
+        directory, log.identity.ledger_id, first, made.tables(), bytes(made.leaves), frontiers
+    )
+
+
+def write_columns(
+    directory: Path,
+    ledger_id: UUID,
+    first: int,
+    tables: Mapping[str, pa.Table],
+    leaves: bytes,
+    frontiers: tuple[Frontier, Frontier],
+) -> Segment:
+    """One segment from its columns, leaf hashes and frontiers before and after, in place of what is there."""
+    last = first + len(leaves) // 32 - 1
     folder = directory / folder_name(first, last)
     if folder.exists():
         (folder / MANIFEST).unlink(missing_ok=True)  # first, so that nobody reads a folder half gone
         shutil.rmtree(folder)
     folder.mkdir()
-    files = tuple(_write_file(folder, topic, table) for topic, table in sorted(made.tables().items()))
-    segment = Segment(
-        FORMAT,
-        str(log.identity.ledger_id),
-        first,
-        last,
-        before.to_bytes().hex(),
-        made.frontier.to_bytes().hex(),
-        root_of(bytes(made.leaves)).hex(),
-        bytes(made.leaves[:32]).hex(),
-        bytes(made.leaves[-32:]).hex(),
-        files,
-    )
+    files = tuple(_write_file(folder, topic, table) for topic, table in sorted(tables.items()))
+    before, after = (frontier.to_bytes().hex() for frontier in frontiers)
+    ends = leaves[:32].hex(), leaves[-32:].hex()
+    segment = Segment(FORMAT, str(ledger_id), first, last, before, after, root_of(leaves).hex(), *ends, files)
     _write_manifest(folder, segment)
     return segment
 
@@ -365,29 +372,20 @@ def _only_writer(directory: Path) -> Iterator[None]:
 # --- facts as columns ------------------------------------------------------------------------------------------------
 
 
-class _Columns:
-    """The facts of a range as typed columns by event type; each checked against its leaf hash and by the codec."""
+class TypedFacts:
+    """Facts as typed columns by event type, taken one after the other; few are Python objects at one time."""
 
-    def __init__(self, log: LedgerLog, first: int, last: int, before: Frontier) -> None:
-        self.frontier = before.copy()
-        self.leaves = bytearray()
+    def __init__(self) -> None:
         self._rows: dict[str, list[tuple[Any, ...]]] = {}
         self._batches: dict[str, list[pa.RecordBatch]] = {}
-        with _no_garbage_collection():
-            for row in log.read(first, last):
-                leaf = leaf_hash(row.stream_id.bytes, row.version, row.topic.encode(), row.state)
-                if leaf != row.leaf_hash or row.position != first + len(self.leaves) // 32:
-                    raise LedgerDamagedError(position=row.position, problem="the fact does not fit its hash")
-                self.frontier.append(leaf)
-                self.leaves += leaf
-                fact = decode(row.topic, row.stream_id, row.version, row.state)
-                values = (getattr(fact, name) for name in _fields(type(fact)))
-                held = self._rows.setdefault(row.topic, [])
-                held.append((row.position, row.stream_id, row.version, *values))
-                if len(held) >= CHUNK_ROWS:
-                    self._turn(row.topic)
-        if len(self.leaves) != 32 * (last - first + 1):
-            raise LedgerDamagedError(position=first + len(self.leaves) // 32, problem="the fact is missing")
+
+    def add(self, position: int, fact: Fact) -> None:
+        """Take the fact at a position."""
+        values = (getattr(fact, name) for name in _fields(type(fact)))
+        held = self._rows.setdefault(fact.TOPIC, [])
+        held.append((position, fact.originator_id, fact.originator_version, *values))
+        if len(held) >= CHUNK_ROWS:
+            self._turn(fact.TOPIC)
 
     def tables(self) -> dict[str, pa.Table]:
         """By topic: ``position``, ``stream_id``, ``version``, and every field of the event."""
@@ -404,6 +402,29 @@ class _Columns:
                 for kind, values in zip(kinds.values(), zip(*rows, strict=True), strict=True)
             ]
             self._batches.setdefault(topic, []).append(pa.RecordBatch.from_arrays(arrays, names=list(kinds)))
+
+
+class _Columns:
+    """The facts of a range as typed columns; each checked against its leaf hash and by the codec."""
+
+    def __init__(self, log: LedgerLog, first: int, last: int, before: Frontier) -> None:
+        self.frontier = before.copy()
+        self.leaves = bytearray()
+        self._typed = TypedFacts()
+        with _no_garbage_collection():
+            for row in log.read(first, last):
+                leaf = leaf_hash(row.stream_id.bytes, row.version, row.topic.encode(), row.state)
+                if leaf != row.leaf_hash or row.position != first + len(self.leaves) // 32:
+                    raise LedgerDamagedError(position=row.position, problem="the fact does not fit its hash")
+                self.frontier.append(leaf)
+                self.leaves += leaf
+                self._typed.add(row.position, decode(row.topic, row.stream_id, row.version, row.state))
+        if len(self.leaves) != 32 * (last - first + 1):
+            raise LedgerDamagedError(position=first + len(self.leaves) // 32, problem="the fact is missing")
+
+    def tables(self) -> dict[str, pa.Table]:
+        """See `TypedFacts`."""
+        return self._typed.tables()
 
 
 def _fields(event: type[Fact]) -> list[str]:

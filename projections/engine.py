@@ -5,7 +5,9 @@ trap 1). Facts reach it as Arrow batches read through Python's own driver.
 """
 
 import gc
+import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import duckdb
 import pyarrow as pa
@@ -30,6 +32,8 @@ ARROW_ROWS = 131_072
 BLOCK_POSITIONS = 2_048
 """Facts that the database joins into one row."""
 MAPPED_BYTES = 1 << 40
+MEMORY = "2GB"
+"""What DuckDB may hold; the rest goes to a directory of its own among the system's temporary ones (``TMPDIR``)."""
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
@@ -138,7 +142,10 @@ class Columns:
         self.projections = projections
         self._effective_by = effective_by
         self._duck = duckdb.connect(":memory:")
-        self._duck.execute("SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'")
+        self._duck.execute(
+            "SET threads = 2; SET preserve_insertion_order = false; "
+            f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{_spill_directory()}'"
+        )
         self._fields = decoded_columns((p.relation, p.used) for p in projections)
         if effective_by is not None:
             self._fields["happened_at"] = "VARCHAR"
@@ -240,6 +247,11 @@ class Columns:
         rows = self._merged(projection) + (f" ORDER BY {', '.join(projection.keys)}" if ordered else "")
         return self._duck.sql(self._written(projection, rows)).to_arrow_table()
 
+    def batches(self, projection: Projection) -> Iterator[pa.RecordBatch]:
+        """The same, in no order, a part at a time: what a result too large for memory is read by."""
+        if self._parts:
+            yield from self._duck.sql(self._written(projection)).to_arrow_reader(ARROW_ROWS)
+
     def _written(self, projection: Projection, rows: str | None = None) -> str:
         """Rows (left out, all of them) with ids, days and moments as text, which keeps their order."""
         names = (projection.as_written(name) if self._native else name for name in projection.columns)
@@ -265,6 +277,12 @@ class Columns:
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows, in no order."""
         return python_rows(self.arrow(projection, ordered=False))
+
+
+def _spill_directory() -> str:
+    """A directory that nobody else uses. DuckDB makes it when it first needs it, and removes it in the end."""
+    name = Path(tempfile.gettempdir()) / f"wenming-figures-{os.getpid()}-{uuid4().hex}"
+    return str(name).replace("'", "''")
 
 
 def _some_gone(files: Mapping[str, Sequence[Path]]) -> bool:
