@@ -184,4 +184,5 @@ class WithoutLog(Archive):
     """An archive of facts that no log holds: nothing can be asked of the log to see whether it is of this one."""
 
     def _require_ours(self, segment: Segment) -> None:
-        return None
+        """Taken at its word."""
+        del segment

@@ -364,7 +364,7 @@ def machine() -> dict[str, object]:
 def _footnote() -> str:
     shown: Any = machine()["machine"]
     return (
-        "* columns generated as an archive, with no log behind them; the others are logs on SQLite, and archives of them.\n"
+        "* columns generated as an archive, with no log behind them; the others are logs on SQLite with archives.\n"
         f"{len(all_figures())} figures; DuckDB holds at most {engine.MEMORY} and spills the rest; "
         f"{shown['processor']}, {shown['cores']} cores, {shown['memory_gib']} GiB, Python {shown['python']}; "
         f"load {os.getloadavg()[0]:.1f}"

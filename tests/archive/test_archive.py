@@ -115,6 +115,26 @@ def test_replay_answers_the_same_from_it(database_url: str, tmp_path: Path) -> N
     county.close()
 
 
+def test_a_figure_that_is_new_is_first_built_from_it(county: County, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, archive = county.log, Archive(county.log, place_of(county.log))
+    monkeypatch.setattr(follower, "SMALL_BATCH", 5)
+    read: list[int] = []
+    whole = engine.stored_batches
+    monkeypatch.setattr(
+        engine,
+        "stored_batches",
+        lambda log, low, high, *rest: (read.append(low), whole(log, low, high, *rest))[1],
+    )
+    assert follower.catch_up(log, archive=archive) == log.head().size
+    assert min(read) == log.head().size // SEGMENT * SEGMENT  # only what no segment has
+    assert not any(replay.verify_against_live(log).values())
+    (place_of(log) / SECOND / archiving.MANIFEST).write_bytes(b"{}")
+    follower.reset(log)
+    with pytest.raises(ArchiveWrongError):
+        follower.catch_up(log, archive=archive)
+    assert follower.catch_up(log) == log.head().size
+
+
 def test_only_whole_segments_are_archived_and_each_once(county: County) -> None:
     log, place = county.log, place_of(county.log)
     archived = sorted(path.name for path in place.glob("0*"))
