@@ -1,5 +1,6 @@
 """The archive says what the log says, or is refused; it is never needed."""
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import duckdb
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from eventsourcing.persistence import StoredEvent
@@ -384,3 +386,32 @@ def test_the_command_writes_checks_and_says_what_is_wrong(sqlite_url: str) -> No
     assert (done.code, done.err.startswith("ARCHIVE_WRONG")) == (1, True)
     shutil.rmtree(place)
     assert wenming("rebuild", "--database", sqlite_url).code == 0
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "archive.md").read_text("utf-8")
+
+
+def test_the_page_names_every_field_of_the_manifest_and_every_type(county: County) -> None:
+    place = place_of(county.log) / SECOND
+    manifest = orjson.loads((place / archiving.MANIFEST).read_bytes())
+    for field in (*manifest, *manifest["files"][0]):
+        assert f"`{field}`" in PAGE, field
+    assert f"{archiving.FORMAT}: this page" in PAGE
+    assert (
+        f"{archiving.SEGMENT_POSITIONS:,} facts" in PAGE
+        or f"{archiving.SEGMENT_POSITIONS:,} more facts" in PAGE
+    )
+    names = {"uuid": "UUID", "timestamp[us]": "TIMESTAMP", "date32[day]": "DATE", "int64": "INT64"}
+    names |= {"bool": "BOOLEAN", "string": "STRING"}
+    kinds = {kind for event in events.EVENT_TYPES for kind in archiving.column_kinds(event).values()}
+    found = {"uuid" if kind == pa.uuid() else str(kind) for kind in kinds}
+    assert found == set(names)
+    assert all(f"`{names[kind]}`" in PAGE for kind in found)
+
+
+def test_the_query_on_the_page_runs(county: County, capsys: pytest.CaptureFixture[str]) -> None:
+    (query,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(query.replace("ledger.db.archive", str(place_of(county.log))), {})
+    assert "2026-" in capsys.readouterr().out
