@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -29,6 +29,10 @@ from projections.projection import Engine, Projection, compiled
 
 ARROW_ROWS = 131_072
 """Facts decoded at once: every SELECT pays a fixed cost a batch."""
+ARCHIVED_POSITIONS = 10_500_000
+"""Archived facts that are grouped at once: with the most columns they take about `MEMORY`."""
+MERGED_VALUES = 20_000_000
+"""Values of partial results that are merged at once, where the whole need not be in memory."""
 BLOCK_POSITIONS = 2_048
 """Facts that the database joins into one row."""
 MAPPED_BYTES = 1 << 40
@@ -163,9 +167,12 @@ class Columns:
             return [(low, high)]
         self._native = True
         try:
-            self._add(
-                lambda figure: in_archive(figure.relation, figure.used, files, low, high, figure.native)
-            )
+            for some in _stretches(segments):
+                own = {
+                    topic: [path for path in paths if path.parent.name in some]
+                    for topic, paths in files.items()
+                }
+                self._add(partial(self._archived, own, low, high))
         except duckdb.IOException:
             if not _some_gone(files):
                 raise
@@ -173,10 +180,13 @@ class Columns:
             return self.feed_archive(archive, low, high)  # with what is left of it
         return _left(segments, low, high)
 
+    def _archived(self, files: Mapping[str, Sequence[Path]], low: int, high: int, figure: Projection) -> str:
+        return in_archive(figure.relation, figure.used, files, low, high, figure.native)
+
     def _drop_parts(self) -> None:
         for figure in self.projections:
             self._duck.execute(f"DROP TABLE IF EXISTS part_{figure.name}")
-        self._native = False
+        self._native, self._parts = False, 0
 
     def archived_shares(
         self, archive: Archive, key: Mapping[str, Any], low: int, high: int
@@ -249,8 +259,19 @@ class Columns:
 
     def batches(self, projection: Projection) -> Iterator[pa.RecordBatch]:
         """The same, in no order, a part at a time: what a result too large for memory is read by."""
-        if self._parts:
-            yield from self._duck.sql(self._written(projection)).to_arrow_reader(ARROW_ROWS)
+        if not self._parts:
+            return
+        for condition in self._merges(projection):
+            rows = self._merged(projection, condition)
+            yield from self._duck.sql(self._written(projection, rows)).to_arrow_reader(ARROW_ROWS)
+
+    def _merges(self, projection: Projection) -> list[str]:
+        """Conditions on partial results, each key under one of them, so that few enough are merged at one time."""
+        ((rows,),) = self._duck.execute(f"SELECT count(*) FROM part_{projection.name}").fetchall()
+        times = 1 if self._parts == 1 else 1 + rows * len(projection.columns) // MERGED_VALUES
+        return (
+            [f"hash({projection.keys[0]}) % {times} = {n}" for n in range(times)] if times > 1 else ["true"]
+        )
 
     def _written(self, projection: Projection, rows: str | None = None) -> str:
         """Rows (left out, all of them) with ids, days and moments as text, which keeps their order."""
@@ -258,9 +279,9 @@ class Columns:
         outputs = (f"{text} AS {name}" for text, name in zip(names, projection.columns, strict=True))
         return f"SELECT {', '.join(outputs)} FROM ({rows or self._merged(projection)})"
 
-    def _merged(self, projection: Projection) -> str:
+    def _merged(self, projection: Projection, condition: str = "true") -> str:
         if self._parts == 1:
-            return f"SELECT {', '.join(projection.columns)} FROM part_{projection.name}"
+            return f"SELECT {', '.join(projection.columns)} FROM part_{projection.name} WHERE {condition}"
         outputs = []
         for m in projection.measures:
             merged = {
@@ -272,7 +293,7 @@ class Columns:
             outputs.append(f"{merged} AS {m.name}")
         outputs += [f"max({m.at}) AS {m.at}" for m in projection.measures if m.at]
         keys = ", ".join(projection.keys)
-        return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} GROUP BY {keys}"
+        return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} WHERE {condition} GROUP BY {keys}"
 
     def rows(self, projection: Projection) -> list[Row]:
         """The same as Python rows, in no order."""
@@ -283,6 +304,19 @@ def _spill_directory() -> str:
     """A directory that nobody else uses. DuckDB makes it when it first needs it, and removes it in the end."""
     name = Path(tempfile.gettempdir()) / f"wenming-figures-{os.getpid()}-{uuid4().hex}"
     return str(name).replace("'", "''")
+
+
+def _stretches(segments: Sequence[Segment]) -> Iterator[set[str]]:
+    """The names of neighbouring segments that are read together."""
+    names: set[str] = set()
+    facts = 0
+    for segment in segments:
+        if names and facts + segment.last - segment.first >= ARCHIVED_POSITIONS:
+            yield names
+            names, facts = set(), 0
+        names.add(segment.name)
+        facts += segment.last - segment.first + 1
+    yield names
 
 
 def _some_gone(files: Mapping[str, Sequence[Path]]) -> bool:

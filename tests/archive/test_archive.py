@@ -95,6 +95,21 @@ def test_every_figure_is_the_same_at_the_ends_of_segments_and_between(county: Co
         assert computed(county.log, 0, position, archive) == computed(county.log, 0, position), position
 
 
+def test_every_figure_is_the_same_in_stretches_and_merged_a_part_at_a_time(
+    county: County, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, archive, head = county.log, Archive(county.log, place_of(county.log)), county.log.head().size
+    expected = computed(log, 0, head)
+    monkeypatch.setattr(engine, "ARCHIVED_POSITIONS", 2 * SEGMENT)
+    monkeypatch.setattr(engine, "MERGED_VALUES", 20)
+    assert computed(log, 0, head, archive) == expected
+    columns = engine.compute(log, all_figures(), 0, head, archive=archive)
+    for figure in all_figures():
+        rows = [row for batch in columns.batches(figure) for row in engine.python_rows(batch)]
+        assert sorted(rows, key=repr) == expected[figure.name]
+    columns.close()
+
+
 def test_replay_answers_the_same_from_it(database_url: str, tmp_path: Path) -> None:
     county = County(database_url)
     county.tell(sample_steps())
