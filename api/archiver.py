@@ -74,6 +74,7 @@ def _archived(ledger_log: LedgerLog, directory: Path, size: int, stop: threading
         text=True,
         encoding="utf-8",
         errors="replace",
+        start_new_session=True,  # an interrupt at the keyboard is for the parent, which ends it
         creationflags=getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
     ) as child:
         _be_polite(child)

@@ -16,7 +16,7 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -247,7 +247,22 @@ def write(
             frontier = Frontier(segment.last, bytes.fromhex(segment.frontier_after))
             if progress:
                 progress("archiving", segment.last, whole)
+        _remove_older(directory, whole)
     return written
+
+
+def _remove_older(directory: Path, whole: int) -> None:
+    """Segments in a shape that nobody reads any more, once others hold their facts."""
+    for first, last in _folders(directory):
+        with suppress(ArchiveWrongError):
+            segment = read_manifest(directory, first, last)
+            if segment is not None and not segment.is_current and last <= whole:
+                _remove(directory / segment.name)
+
+
+def _remove(folder: Path) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)  # first, so that nobody reads a folder half gone
+    shutil.rmtree(folder)
 
 
 def _usable(archive: Archive, first: int, last: int, frontier: Frontier) -> Segment | None:
@@ -285,8 +300,7 @@ def write_columns(
     last = first + len(leaves) // 32 - 1
     folder = directory / folder_name(first, last)
     if folder.exists():
-        (folder / MANIFEST).unlink(missing_ok=True)  # first, so that nobody reads a folder half gone
-        shutil.rmtree(folder)
+        _remove(folder)
     folder.mkdir()
     files = tuple(_write_file(folder, topic, table) for topic, table in sorted(tables.items()))
     before, after = (frontier.to_bytes().hex() for frontier in frontiers)

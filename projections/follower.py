@@ -171,8 +171,7 @@ def catch_up(
         if low >= head:
             return head
         later = sorted(position for position in behind if position > low)
-        longest = LARGE_BATCH if archive is None or low else head
-        high = min([head, low + longest, *later])
+        high = min([head, low + LARGE_BATCH, *later])
         try:
             bring(log, behind[low], low, high, archive=archive)
         except MovedMeanwhileError:

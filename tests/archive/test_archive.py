@@ -381,6 +381,19 @@ def test_facts_of_an_older_shape_are_archived_in_todays(
     assert archiving.check(log, place).wrong == ()
 
 
+def test_segments_of_an_older_format_are_not_read_and_give_way(county: County) -> None:
+    log, place = county.log, place_of(county.log)
+    for file in place.glob(f"0*/{archiving.MANIFEST}"):
+        file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"format": archiving.FORMAT - 1}))
+    assert Archive(log, place).segments(0, log.head().size) == []
+    assert not archiving.is_up_to(place, SEGMENT, SEGMENT)
+    written = archiving.write(log, place, 2 * SEGMENT)
+    last = written[-1].last
+    left = {path.name for path in place.glob("0*")} - {segment.name for segment in written}
+    assert left == {archiving.folder_name(last + 1, last + SEGMENT)} & left  # whole only in the smaller size
+    assert archiving.check(log, place).wrong == ()
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
