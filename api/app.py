@@ -10,10 +10,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from api import commands, erasure, history, integrity, problems, queries, rights, travel
+from api.archiver import keeping_archive
 from api.parts import Parts
 from api.signing import signing
 from ledger.errors import LedgerError
-from ledger.log import LedgerLog
 from projections import follower
 
 FOLLOW_AGAIN_SECONDS = 0.5
@@ -27,11 +27,15 @@ def create_app(parts: Parts) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         erasure.resume(parts)
         stop = threading.Event()
-        thread = threading.Thread(target=_follow, args=(parts.log, stop), name="follower")
-        if parts.settings.follows:
+        thread = threading.Thread(target=_follow, args=(parts, stop), name="follower")
+        follows = parts.settings.follows
+        if follows:
             thread.start()
         try:
-            with signing(parts.log, parts.settings):
+            with (
+                signing(parts.log, parts.settings),
+                keeping_archive(parts.log, parts.settings.growing_archive if follows else None),
+            ):
                 yield
         finally:
             stop.set()
@@ -69,11 +73,11 @@ def create_app(parts: Parts) -> FastAPI:
     return app
 
 
-def _follow(ledger_log: LedgerLog, stop: threading.Event) -> None:
+def _follow(parts: Parts, stop: threading.Event) -> None:
     """Follow until told to stop. A database held by others for long is no reason to give up for good."""
     while not stop.is_set():
         try:
-            follower.follow(ledger_log, stop)
+            follower.follow(parts.log, stop, parts.archive)
         except (LedgerError, SQLAlchemyError) as trouble:
             log.error("the figures could not follow: %s", getattr(trouble, "code", type(trouble).__name__))
             stop.wait(FOLLOW_AGAIN_SECONDS)

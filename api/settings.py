@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     """The master key that wraps all keys; left out, ``<key store file>.master``."""
     archive: Path | None = None
     """Where `wenming archive` keeps old facts; left out, ``<ledger file>.archive`` beside an SQLite ledger."""
+    keep_archive: bool = True
+    """Whether whatever follows also archives, in a process of its own, each segment that becomes whole."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     busy_seconds: float = Field(default=5.0, gt=0, le=600)
@@ -77,6 +79,11 @@ class Settings(BaseSettings):
     def follows(self) -> bool:
         """Whether `serve` follows in its own process."""
         return self.on_sqlite if self.follow is None else self.follow
+
+    @property
+    def growing_archive(self) -> Path | None:
+        """The archive that whatever follows keeps up; None for none."""
+        return self.archive if self.keep_archive else None
 
     @property
     def signs(self) -> bool:

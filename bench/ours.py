@@ -69,7 +69,7 @@ class Ours:
         self._said("rebuilding every figure")
         found = _rebuilding(self._log)
         self._said("following")
-        found |= _following(self._log, min(500, max(40, self._count // 20)))
+        found |= following(self._log, min(500, max(40, self._count // 20)))
         self._said("verifying")
         found["verify"] = _verifying(self._log)
         self._said("going back")
@@ -174,7 +174,7 @@ def _rebuilding(log: LedgerLog) -> dict[str, float]:
     }
 
 
-def _following(log: LedgerLog, count: int) -> dict[str, float]:
+def following(log: LedgerLog, count: int) -> dict[str, float]:
     """One fact at a time: appended, then in every figure."""
     follower.catch_up(log)
     after_commit, whole = [], []

@@ -5,15 +5,17 @@ trap 1). Facts reach it as Arrow batches read through Python's own driver.
 """
 
 import gc
+import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import duckdb
 import orjson
@@ -37,11 +39,17 @@ from projections.projection import Engine, Projection, compiled
 
 ARROW_ROWS = 131_072
 """Facts decoded at once: every SELECT pays a fixed cost a batch."""
+ARCHIVED_POSITIONS = 10_500_000
+"""Archived facts that are grouped at once: with the most columns they take about `MEMORY`."""
+MERGED_VALUES = 20_000_000
+"""Values of partial results that are merged at once, where the whole need not be in memory."""
 BLOCK_POSITIONS = 2_048
 """Facts that the database joins into one row."""
 POSITIONS_PER_STREAM = 500
 """Reading so many positions in order takes about as long as reading one stream by its index."""
 MAPPED_BYTES = 1 << 40
+MEMORY = "2GB"
+"""What DuckDB may hold; the rest goes to a directory of its own among the system's temporary ones (``TMPDIR``)."""
 Row = tuple[Any, ...]
 T = TypeVar("T")
 
@@ -251,7 +259,8 @@ class Columns:
         self._fields = decoded_columns((p.relation, p.used) for p in projections)
         if effective_by is not None:
             self._fields["happened_at"] = "VARCHAR"
-        self._fed = False
+        self._parts = 0
+        self._native = False
         self.topics = sorted({topic for p in projections for topic in p.relation.topics})
 
     def close(self) -> None:
@@ -259,22 +268,33 @@ class Columns:
 
     def feed_archive(self, archive: Archive, low: int, high: int) -> list[tuple[int, int]]:
         """Take the archived facts after ``low`` up to ``high``; the ranges that are left for the log, in order."""
-        segments = archive.segments(low, high)
+        segments, files = archive.readable(low, high, self.topics)
         if not segments:
             return [(low, high)]
-        files = archive.files(segments, self.topics)
-        self._add(lambda figure: self._archived(figure, self._used(figure), files, low, high))
+        # Keys that are wanted are compared as text.
+        self._native = self._wanted is None
+        try:
+            for some in _stretches(segments):
+                own = {
+                    topic: [path for path in paths if path.parent.name in some]
+                    for topic, paths in files.items()
+                }
+                self._add(partial(self._archived, own, low, high))
+        except duckdb.IOException:
+            if not _some_gone(files):
+                raise
+            self._drop_parts()
+            return self.feed_archive(archive, low, high)  # with what is left of it
         return _left(segments, low, high)
 
-    def _archived(
-        self, figure: Projection, used: set[str], files: Mapping[str, Sequence[Path]], low: int, high: int
-    ) -> str:
+    def _archived(self, files: Mapping[str, Sequence[Path]], low: int, high: int, figure: Projection) -> str:
         return in_archive(
             figure.relation,
-            used,
+            self._used(figure),
             files,
             low,
             high,
+            native=figure.native if self._native else (),
             effective_by=self._effective_by,
             wanted=[name for name in self._names if name in figure.plain_keys],
         )
@@ -286,17 +306,26 @@ class Columns:
     def _used(self, figure: Projection) -> set[str]:
         return figure.used | {"position"} if self._positions else figure.used
 
+    def _drop_parts(self) -> None:
+        for figure in self.projections:
+            self._duck.execute(f"DROP TABLE IF EXISTS part_{figure.name}")
+        self._native, self._parts = False, 0
+
     def archived_shares(
         self, archive: Archive, low: int, high: int
     ) -> tuple[list[Row], list[tuple[int, int]]]:
         """See `archived_shares`; of one figure."""
         (figure,) = self.projections
-        segments = archive.segments(low, high)
-        files = archive.files(segments, self.topics)
-        source = self._archived(figure, figure.used | {"position"}, files, low, high)
+        segments, files = archive.readable(low, high, self.topics)
+        source = self._archived(files, low, high, figure)
         shares = figure.rows_sql("duckdb", wanted=self._names)
-        found = self._duck.execute(f"WITH {figure.relation.name} AS ({source}) {shares}")
-        return found.fetchall(), _left(segments, low, high)
+        try:
+            found = self._duck.execute(f"WITH {figure.relation.name} AS ({source}) {shares}")
+            return found.fetchall(), _left(segments, low, high)
+        except duckdb.IOException:
+            if not _some_gone(files):
+                raise
+            return self.archived_shares(archive, low, high)
 
     def feed(self, batch: pa.Table) -> None:
         """Take one batch of stored facts and add every SELECT's partial result."""
@@ -322,9 +351,9 @@ class Columns:
             sql = projection.sql("duckdb", wanted=self._names, positions=self._positions)
             select = f"WITH {projection.relation.name} AS ({source}) {sql}"
             target = f"part_{projection.name}"
-            verb = f"INSERT INTO {target}" if self._fed else f"CREATE TEMP TABLE {target} AS"
+            verb = f"INSERT INTO {target}" if self._parts else f"CREATE TEMP TABLE {target} AS"
             self._duck.execute(f"{verb} {select}")
-        self._fed = True
+        self._parts += 1
 
     def rows_of(self, query: Select[Any]) -> list[dict[str, Any]]:
         """The answer to a question over the figures' tables, which are there under their own names."""
@@ -339,17 +368,57 @@ class Columns:
                 f"{c.name} {'BIGINT' if isinstance(c.type, BigInteger) else 'VARCHAR'}"
                 for c in projection.table().columns
             )
-            body = f"AS {self._merged(projection)}" if self._fed else f"({empty})"
+            body = f"AS {self._written(projection)}" if self._parts else f"({empty})"
             self._duck.execute(f"CREATE TEMP TABLE {projection.table_name} {body}")
 
-    def arrow(self, projection: Projection) -> pa.Table:
-        """The whole result of one SELECT: partial results merged, in the order of the key."""
-        if not self._fed:
-            names = (*projection.columns, *(["positions"] if self._positions else []))
-            return pa.table({name: pa.array([], pa.string()) for name in names})
-        return self._duck.sql(f"{self._merged(projection)} ORDER BY ALL").to_arrow_table()
+    def arrow(self, projection: Projection, *, ordered: bool = True) -> pa.Table:
+        """The whole result of one SELECT: partial results merged, in the order of the key if it matters."""
+        if not self._parts:
+            return pa.table({name: pa.array([], pa.string()) for name in self._columns(projection)})
+        rows = self._merged(projection) + (f" ORDER BY {', '.join(projection.keys)}" if ordered else "")
+        return self._duck.sql(self._written(projection, rows)).to_arrow_table()
 
-    def _merged(self, projection: Projection) -> str:
+    def page(self, projection: Projection, after: Row | None, limit: int | None) -> list[Row]:
+        """The rows in the order of the key: those behind one, so many at most."""
+        if not self._parts:
+            return []
+        keys = ", ".join(projection.keys)
+        marks = ", ".join("?" * len(projection.keys))
+        behind = f"WHERE ({keys}) > ({marks})" if after else ""
+        some = "" if limit is None else f"LIMIT {limit}"
+        rows = f"SELECT * FROM ({self._written(projection)}) {behind} ORDER BY {keys} {some}"
+        return self._duck.execute(rows, list(after or ())).fetchall()
+
+    def _columns(self, projection: Projection) -> tuple[str, ...]:
+        return (*projection.columns, "positions") if self._positions else projection.columns
+
+    def batches(self, projection: Projection) -> Iterator[pa.RecordBatch]:
+        """The same, in no order, a part at a time: what a result too large for memory is read by."""
+        if not self._parts:
+            return
+        for condition in self._merges(projection):
+            rows = self._merged(projection, condition)
+            yield from self._duck.sql(self._written(projection, rows)).to_arrow_reader(ARROW_ROWS)
+
+    def _merges(self, projection: Projection) -> list[str]:
+        """Conditions on partial results, each key under one of them, so that few enough are merged at one time."""
+        ((rows,),) = self._duck.execute(f"SELECT count(*) FROM part_{projection.name}").fetchall()
+        times = 1 if self._parts == 1 else 1 + rows * len(projection.columns) // MERGED_VALUES
+        return (
+            [f"hash({projection.keys[0]}) % {times} = {n}" for n in range(times)] if times > 1 else ["true"]
+        )
+
+    def _written(self, projection: Projection, rows: str | None = None) -> str:
+        """Rows (left out, all of them) with ids, days and moments as text, which keeps their order."""
+        columns = self._columns(projection)
+        names = (projection.as_written(name) if self._native else name for name in columns)
+        outputs = (f"{text} AS {name}" for text, name in zip(names, columns, strict=True))
+        return f"SELECT {', '.join(outputs)} FROM ({rows or self._merged(projection)})"
+
+    def _merged(self, projection: Projection, condition: str = "true") -> str:
+        if self._parts == 1:
+            columns = ", ".join(self._columns(projection))
+            return f"SELECT {columns} FROM part_{projection.name} WHERE {condition}"
         outputs = []
         for m in projection.measures:
             merged = {
@@ -363,22 +432,35 @@ class Columns:
         if self._positions:
             outputs.append("string_agg(positions, ',') AS positions")
         keys = ", ".join(projection.keys)
-        return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} GROUP BY {keys}"
+        return f"SELECT {keys}, {', '.join(outputs)} FROM part_{projection.name} WHERE {condition} GROUP BY {keys}"
 
     def rows(self, projection: Projection) -> list[Row]:
-        """The same as Python rows."""
-        return python_rows(self.arrow(projection))
+        """The same as Python rows, in no order."""
+        return python_rows(self.arrow(projection, ordered=False))
 
-    def page(self, projection: Projection, after: tuple[Any, ...] | None, limit: int | None) -> list[Row]:
-        """The rows in the order of the key: those behind one, so many at most."""
-        if not self._fed:
-            return []
-        keys = ", ".join(projection.keys)
-        marks = ", ".join("?" * len(projection.keys))
-        behind = f"WHERE ({keys}) > ({marks})" if after else ""
-        some = "" if limit is None else f"LIMIT {limit}"
-        rows = f"SELECT * FROM ({self._merged(projection)}) {behind} ORDER BY {keys} {some}"
-        return self._duck.execute(rows, list(after or ())).fetchall()
+
+def _spill_directory() -> str:
+    """A directory that nobody else uses. DuckDB makes it when it first needs it, and removes it in the end."""
+    name = Path(tempfile.gettempdir()) / f"wenming-figures-{os.getpid()}-{uuid4().hex}"
+    return str(name).replace("'", "''")
+
+
+def _stretches(segments: Sequence[Segment]) -> Iterator[set[str]]:
+    """The names of neighbouring segments that are read together."""
+    names: set[str] = set()
+    facts = 0
+    for segment in segments:
+        if names and facts + segment.last - segment.first >= ARCHIVED_POSITIONS:
+            yield names
+            names, facts = set(), 0
+        names.add(segment.name)
+        facts += segment.last - segment.first + 1
+    yield names
+
+
+def _some_gone(files: Mapping[str, Sequence[Path]]) -> bool:
+    """Whether somebody is deleting the archive."""
+    return not all(path.exists() for paths in files.values() for path in paths)
 
 
 @lru_cache(maxsize=1)
@@ -389,8 +471,8 @@ def _duck() -> duckdb.DuckDBPyConnection:
     """
     duck = duckdb.connect(":memory:")
     return duck.execute(
-        "SET threads = 2; SET preserve_insertion_order = false; SET memory_limit = '2GB'; "
-        "SET parquet_metadata_cache = true"
+        "SET threads = 2; SET preserve_insertion_order = false; SET parquet_metadata_cache = true; "
+        f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{_spill_directory()}'"
     )
 
 
@@ -607,5 +689,5 @@ def archived_shares(
     archive: Archive, figure: Projection, wanted: Wanted | None, low: int, high: int
 ) -> tuple[list[Row], list[tuple[int, int]]]:
     """Each archived fact's share in the figures that are ``wanted`` (`Projection.rows_sql`), and the ranges left."""
-    with closing(Columns([figure], wanted=wanted)) as columns:
+    with closing(Columns([figure], wanted=wanted, positions=True)) as columns:
         return columns.archived_shares(archive, low, high)

@@ -11,10 +11,12 @@ import typing
 from dataclasses import dataclass
 from uuid import UUID
 
+import pyarrow as pa
 from sqlalchemy import BigInteger, Boolean, Text, column, table
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
+from ledger.archive import column_kinds
 from ledger.codec import EVENTS_BY_TOPIC
 from ledger.events import EntryPosted, Fact, RatingCredited
 
@@ -169,11 +171,13 @@ def in_archive(
     low: int,
     high: int,
     *,
+    native: typing.Collection[str] = (),
     effective_by: str | None = None,
     wanted: typing.Collection[str] = (),
 ) -> str:
     """The relation's rows from archived files by topic, facts after ``low`` up to ``high`` only.
 
+    Columns named in ``native`` stay ids, days and moments; the others are the text that facts write.
     ``effective_by`` keeps what had happened by that instant, and makes ``position`` the order of `in_effective_order`.
     ``wanted`` names columns of the table ``wanted``: rows whose ids are not there need not be read. Ids are compared as
     the files keep them; what else is wanted is for the SELECT to say.
@@ -182,7 +186,10 @@ def in_archive(
     for topic in relation.topics:
         if files.get(topic):
             fields = ", ".join(
-                _archived_field(relation, topic, name, effective_by is not None) for name in sorted(used)
+                _native_field(relation, topic, name)
+                if name in native
+                else _archived_field(relation, topic, name, effective_by is not None)
+                for name in sorted(used)
             )
             paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files[topic])
             conditions = [f"position > {low}", f"position <= {high}"]
@@ -197,7 +204,8 @@ def in_archive(
             parts.append(f"SELECT {fields} FROM read_parquet([{paths}]) WHERE {' AND '.join(conditions)}")
     if parts:
         return " UNION ALL ".join(parts)
-    nothing = (f"NULL::{_sql_type(relation.columns[name])} AS {name}" for name in sorted(used))
+    kinds = {name: native_type(relation, name) if name in native else None for name in sorted(used)}
+    nothing = (f"NULL::{kind or _sql_type(relation.columns[name])} AS {name}" for name, kind in kinds.items())
     return f"SELECT {', '.join(nothing)} WHERE false"
 
 
@@ -227,6 +235,33 @@ def _is_id(relation: Relation, topic: str, name: str) -> bool:
     return field is not None and UUID in (field.annotation, *typing.get_args(field.annotation))
 
 
+_NATIVE = {pa.uuid(): "UUID", pa.date32(): "DATE", pa.timestamp("us"): "TIMESTAMP"}
+
+
+def native_type(relation: Relation, name: str) -> str | None:
+    """The DuckDB type that a column has in the archive, where facts write it as text; None where they are the same."""
+    if name == relation.stream_column:
+        return "UUID"
+    events = (EVENTS_BY_TOPIC[topic] for topic in relation.topics)
+    kinds = {column_kinds(event)[name] for event in events if name in event.model_fields}
+    return _NATIVE.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def as_written(expression: str, kind: str | None) -> str:
+    """A value of a `native_type` as the text that facts write."""
+    if kind == "TIMESTAMP":
+        return f"strftime({expression}, '%Y-%m-%dT%H:%M:%S.%fZ')"
+    return expression if kind is None else f"{expression}::VARCHAR"
+
+
+def _native_field(relation: Relation, topic: str, name: str) -> str:
+    if name == relation.stream_column:
+        return f"stream_id AS {name}"
+    if name in EVENTS_BY_TOPIC[topic].model_fields:
+        return name
+    return f"NULL::{native_type(relation, name)} AS {name}"
+
+
 def _archived_field(relation: Relation, topic: str, name: str, effective: bool) -> str:
     """An archived column as the SELECTs know it: moments, days and ids as the text that facts write."""
     kind = relation.columns[name]
@@ -241,7 +276,7 @@ def _archived_field(relation: Relation, topic: str, name: str, effective: bool) 
     if name not in EVENTS_BY_TOPIC[topic].model_fields:
         return f"NULL::{_sql_type(kind)} AS {name}"
     if isinstance(kind, InstantText):
-        return f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}"
+        return f"{as_written(name, 'TIMESTAMP')} AS {name}"
     return f"{name}::{_sql_type(kind)} AS {name}"
 
 

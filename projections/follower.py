@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from ledger.archive import Archive
 from ledger.codec import EVENTS_BY_TOPIC, decode
-from ledger.errors import LedgerBusyError, LedgerError, UnreadableFactError
+from ledger.errors import ArchiveWrongError, LedgerBusyError, LedgerError, UnreadableFactError
 from ledger.log import LedgerLog
 from projections.engine import ahead, apply_in_store, compute, merge_clause, python_rows
 from projections.figures import all_figures
@@ -150,9 +150,16 @@ def _now() -> str:
 
 
 def catch_up(
-    log: LedgerLog, figures: Sequence[Projection] | None = None, progress: Progress | None = None
+    log: LedgerLog,
+    figures: Sequence[Projection] | None = None,
+    progress: Progress | None = None,
+    *,
+    archive: Archive | None = None,
 ) -> int:
-    """Bring every figure to the log's head; returns the position they are all at."""
+    """Bring every figure to the log's head; returns the position they are all at.
+
+    Long stretches, such as all of history for a figure that is new, are read from ``archive`` where it has them.
+    """
     figures = figures or all_figures()
     while True:
         head, places = _places(log)
@@ -166,7 +173,7 @@ def catch_up(
         later = sorted(position for position in behind if position > low)
         high = min([head, low + LARGE_BATCH, *later])
         try:
-            bring(log, behind[low], low, high)
+            bring(log, behind[low], low, high, archive=archive)
         except MovedMeanwhileError:
             continue
         if progress:
@@ -209,7 +216,13 @@ def reached(log: LedgerLog) -> int:
 
 
 def bring(
-    log: LedgerLog, figures: Sequence[Projection], low: int, high: int, *, small: bool | None = None
+    log: LedgerLog,
+    figures: Sequence[Projection],
+    low: int,
+    high: int,
+    *,
+    small: bool | None = None,
+    archive: Archive | None = None,
 ) -> None:
     """Bring figures that stand at ``low`` to ``high``, all of them or none.
 
@@ -226,7 +239,7 @@ def bring(
             return
         with log.engine.connect() as connection:
             _known_topics(connection, low, high)
-        columns = compute(log, figures, low, high)
+        columns = compute(log, figures, low, high, archive=archive)
         try:
             made = ahead((figure, columns.arrow(figure)) for figure in figures)
             with closing(made), _writing(log) as connection:
@@ -235,7 +248,7 @@ def bring(
                     write_rows(connection, figure, figure.table_name, rows, merge=low > 0)
         finally:
             columns.close()
-    except (MovedMeanwhileError, UnreadableFactError):
+    except (MovedMeanwhileError, UnreadableFactError, ArchiveWrongError):
         raise
     except Exception as error:
         raise _unreadable(log, low, high) or error from error
@@ -382,7 +395,7 @@ def status(log: LedgerLog) -> list[Status]:
     return sorted(found, key=lambda s: s.name)
 
 
-def follow(log: LedgerLog, stop: threading.Event) -> None:
+def follow(log: LedgerLog, stop: threading.Event, archive: Archive | None = None) -> None:
     """Keep every figure at the head until ``stop`` is set.
 
     A database that is held or away is tried again; a fact that cannot be read stops it (`UnreadableFactError`).
@@ -390,17 +403,17 @@ def follow(log: LedgerLog, stop: threading.Event) -> None:
     pause = RETRY_SECONDS
     while not stop.is_set():
         try:
-            _follow(log, stop)
+            _follow(log, stop, archive)
         except (SQLAlchemyError, LedgerBusyError, OSError) as trouble:
             logger.warning("figures wait %.1f s: %s", pause, type(trouble).__name__)
             stop.wait(pause)
             pause = min(pause * 2, 30.0)
 
 
-def _follow(log: LedgerLog, stop: threading.Event) -> None:
-    position = catch_up(log)
+def _follow(log: LedgerLog, stop: threading.Event, archive: Archive | None) -> None:
+    position = catch_up(log, archive=archive)
     with log.waiting() as wait:
         while not stop.is_set():
             wait(position, 0.25)
             if log.head().size > position:
-                position = catch_up(log)
+                position = catch_up(log, archive=archive)

@@ -34,7 +34,7 @@ from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 from sqlalchemy.sql.operators import distinct_op
 from sqlalchemy.types import NullType
 
-from projections.facts import RELATIONS, InstantText, Relation
+from projections.facts import RELATIONS, InstantText, Relation, as_written, native_type
 
 Merge = Literal["add", "max", "min", "latest"]
 Engine = Literal["sqlite", "postgresql", "duckdb"]
@@ -203,6 +203,50 @@ class Projection:
             for e in visitors.iterate(self.select)
             if isinstance(e, ColumnClause) and e.table is not None
         }
+
+    @cached_property
+    def copied(self) -> dict[str, str]:
+        """The outputs whose values are those of a column of the relation: keys, and what is chosen among many."""
+        return {
+            name: value.name
+            for name, (value, _) in self._outputs().items()
+            if isinstance(value, ColumnClause)
+        }
+
+    @cached_property
+    def native(self) -> dict[str, str]:
+        """The relation's columns that need not be text while DuckDB computes, with their types in the archive.
+
+        Ids, days and moments that are only copied: no part of the SELECT looks inside them.
+        """
+        read = [part for _, parts in self._outputs().values() for part in parts] + [
+            *self.select._where_criteria
+        ]
+        looked_at = {e.name for part in read for e in visitors.iterate(part) if isinstance(e, ColumnClause)}
+        kinds = {name: native_type(self.relation, name) for name in self.copied.values()}
+        return {name: kind for name, kind in kinds.items() if kind is not None and name not in looked_at}
+
+    def _outputs(self) -> dict[str, tuple[Any, list[Any]]]:
+        """For each key and measure what its values are made from, and what else the SELECT reads for it."""
+        found: dict[str, tuple[Any, list[Any]]] = {}
+        for selected in self.select.selected_columns:
+            expression: Any = selected
+            others: list[Any] = []
+            if any(m.name == selected.name and m.merge != "add" for m in self.measures):
+                expression = getattr(selected, "element")  # noqa: B009 - a label, by `_measure`
+                if isinstance(expression, FunctionFilter):
+                    others.append(expression.criterion)
+                    expression = expression.func
+                expression, *rest = expression.clauses
+                others += rest
+            if not isinstance(expression, ColumnClause):
+                others.append(expression)
+            found[selected.name] = (expression, others)
+        return found
+
+    def as_written(self, name: str) -> str:
+        """An output that was computed from `native` columns as the text that facts write, in DuckDB's words."""
+        return as_written(name, self.native.get(self.copied.get(name, "")))
 
     @property
     def table_name(self) -> str:

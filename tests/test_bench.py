@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from bench import facts, table, travel
+from bench import facts, grown, size, table, travel
 from ledger import archive
+from ledger.audit import verify
 from ledger.codec import decode
 from ledger.log import LedgerLog
 
@@ -77,6 +78,41 @@ def test_its_hours_are_spread_as_in_a_real_county() -> None:
     spread = facts.skew(200_000)
     assert spread["under_5_hours"] == pytest.approx(0.7, abs=0.03)
     assert spread["over_200_hours"] == pytest.approx(0.01, abs=0.002)
+
+
+@pytest.mark.slow
+def test_it_shows_ever_larger_ledgers(tmp_path: Path) -> None:
+    output = tmp_path / "size.json"
+    sizes = ["--facts", "3000", "--archive-only", "4000"]
+    command = [sys.executable, "-m", "bench.size", *sizes, "--folder", tmp_path, "--output", output]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(output.read_text("utf-8"))
+    assert document.keys() >= {"command", "machine", "load", "sizes"}
+    assert document["sizes"].keys() == {"3,000", "4,000 *"}
+    for line in size.LINES:
+        assert f"\n{line.text} " in done.stdout
+        assert document["sizes"]["3,000"][line.key] >= 0
+        assert (line.key in document["sizes"]["4,000 *"]) == line.key.startswith("archive_")
+    assert [path.name for path in tmp_path.iterdir()] == ["size.json"]
+
+
+def test_many_counties_make_a_sound_log_and_the_archive_that_would_be_written_of_it(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grown, "COUNTY", 1_000)
+    log = LedgerLog.create(sqlite_url, ledger_id=facts.LEDGER_ID, kind="demo", created_at=facts.START)
+    grown.write_log(log, 3_000)
+    assert verify(log).ok
+    grown.write_archive(log, tmp_path / "archive", 3_000, 700)
+    checked = archive.check(log, tmp_path / "archive")
+    assert (checked.facts, checked.wrong) == (2_800, ())
+    assert archive.write(log, tmp_path / "archive", 700) == []
+    topics = {row.topic: {other.topic for other in log.stream(row.stream_id)} for row in log.read(1, 3)}
+    assert topics == {
+        "rulebook.published": {"rulebook.published"}
+    }  # one county after the other takes its turn
+    log.close()
 
 
 def test_a_target_is_as_far_away_as_its_farthest_part() -> None:

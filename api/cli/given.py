@@ -42,6 +42,11 @@ def archive_of(log: LedgerLog) -> Archive | None:
     return None if directory is None else Archive(log, directory)
 
 
+def growing_archive(log: LedgerLog) -> Path | None:
+    """The archive that is kept up while this log is followed; None if it is not."""
+    return _settings_of(log.url.render_as_string(hide_password=False)).growing_archive
+
+
 def archive_directory(log: LedgerLog, given: Path | None) -> Path:
     """Where this log's archive is kept; INVALID_REQUEST if nothing says so."""
     directory = given or _settings_of(log.url.render_as_string(hide_password=False)).archive

@@ -10,7 +10,8 @@ import uvicorn
 
 from api import parts as wiring
 from api.app import create_app
-from api.cli.given import Database, Keys, open_log
+from api.archiver import keeping_archive
+from api.cli.given import Database, Keys, archive_of, growing_archive, open_log
 from api.cli.shown import complain, say
 from api.parts import Parts
 from api.progress import progress
@@ -74,7 +75,7 @@ def serve(
 def serve_parts(parts: Parts) -> None:
     """Serve an open ledger until told to stop, its figures brought up first."""
     with progress() as report:
-        follower.catch_up(parts.log, progress=report)
+        follower.catch_up(parts.log, progress=report, archive=parts.archive)
     uvicorn.run(
         create_app(parts),
         host=parts.settings.host,
@@ -94,7 +95,8 @@ def follow(
             signal.signal(number, lambda *_: stop.set())
     with open_log(database) as log:
         with progress() as report:
-            position = follower.catch_up(log, progress=report)
+            position = follower.catch_up(log, progress=report, archive=archive_of(log))
         complain(f"figures at position {position:,}")
         if not once:
-            follower.follow(log, stop)
+            with keeping_archive(log, growing_archive(log)):
+                follower.follow(log, stop, archive_of(log))

@@ -1,13 +1,17 @@
 """The archive says what the log says, or is refused; it is never needed."""
 
+import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 from uuid import uuid4
 
 import duckdb
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from eventsourcing.persistence import StoredEvent
@@ -54,7 +58,7 @@ def computed(
 ) -> dict[str, Any]:
     columns = engine.compute(log, all_figures(), low, high, archive=archive, effective_by=by)
     try:
-        return {figure.name: columns.rows(figure) for figure in all_figures()}
+        return {figure.name: sorted(columns.rows(figure), key=repr) for figure in all_figures()}
     finally:
         columns.close()
 
@@ -91,6 +95,21 @@ def test_every_figure_is_the_same_at_the_ends_of_segments_and_between(county: Co
         assert computed(county.log, 0, position, archive) == computed(county.log, 0, position), position
 
 
+def test_every_figure_is_the_same_in_stretches_and_merged_a_part_at_a_time(
+    county: County, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, archive, head = county.log, Archive(county.log, place_of(county.log)), county.log.head().size
+    expected = computed(log, 0, head)
+    monkeypatch.setattr(engine, "ARCHIVED_POSITIONS", 2 * SEGMENT)
+    monkeypatch.setattr(engine, "MERGED_VALUES", 20)
+    assert computed(log, 0, head, archive) == expected
+    columns = engine.compute(log, all_figures(), 0, head, archive=archive)
+    for figure in all_figures():
+        rows = [row for batch in columns.batches(figure) for row in engine.python_rows(batch)]
+        assert sorted(rows, key=repr) == expected[figure.name]
+    columns.close()
+
+
 def test_replay_answers_the_same_from_it(database_url: str, tmp_path: Path) -> None:
     county = County(database_url)
     county.tell(sample_steps())
@@ -111,6 +130,26 @@ def test_replay_answers_the_same_from_it(database_url: str, tmp_path: Path) -> N
     assert not any(replay.verify_against_live(log).values())
     assert not any(replay.verify_against_live(log, archive=archive).values())
     county.close()
+
+
+def test_a_figure_that_is_new_is_first_built_from_it(county: County, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, archive = county.log, Archive(county.log, place_of(county.log))
+    monkeypatch.setattr(follower, "SMALL_BATCH", 5)
+    read: list[int] = []
+    whole = engine.stored_batches
+    monkeypatch.setattr(
+        engine,
+        "stored_batches",
+        lambda log, low, high, *rest: (read.append(low), whole(log, low, high, *rest))[1],
+    )
+    assert follower.catch_up(log, archive=archive) == log.head().size
+    assert min(read) == log.head().size // SEGMENT * SEGMENT  # only what no segment has
+    assert not any(replay.verify_against_live(log).values())
+    (place_of(log) / SECOND / archiving.MANIFEST).write_bytes(b"{}")
+    follower.reset(log)
+    with pytest.raises(ArchiveWrongError):
+        follower.catch_up(log, archive=archive)
+    assert follower.catch_up(log) == log.head().size
 
 
 def test_only_whole_segments_are_archived_and_each_once(county: County) -> None:
@@ -182,9 +221,49 @@ def test_a_file_damaged_after_it_was_read_is_refused(county: County) -> None:
         computed(county.log, 0, head, archive)
 
 
-def test_a_missing_file_is_refused(county: County) -> None:
-    next((place_of(county.log) / SECOND).glob("volunteer.enrolled.parquet")).unlink()
-    refused(county.log, SECOND, "is missing")
+def test_a_segment_that_lost_a_file_is_not_read_and_a_check_says_so(county: County) -> None:
+    log, place, head = county.log, place_of(county.log), county.log.head().size
+    archive = Archive(log, place)
+    expected = computed(log, 0, head, archive)
+    (place / SECOND / "volunteer.enrolled.parquet").unlink()
+    assert computed(log, 0, head, archive) == expected
+    (wrong,) = archiving.check(log, place).wrong
+    assert wrong.details == {"segment": SECOND, "problem": "volunteer.enrolled.parquet is missing"}
+    assert [one.name for one in archiving.write(log, place, SEGMENT)] == [SECOND]
+    assert archiving.check(log, place).wrong == ()
+
+
+def test_every_answer_is_the_same_while_segments_come_and_go(county: County) -> None:
+    log, place, head = county.log, place_of(county.log), county.log.head().size
+    archive, expected = Archive(log, place), computed(log, 0, head)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        dice = Random(1)
+        while not stop.is_set():
+            gone = dice.choice(sorted(place.glob("0*")))
+            shutil.rmtree(gone) if dice.random() < 0.5 else dice.choice(sorted(gone.iterdir())).unlink()
+            archiving.write(log, place, SEGMENT)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert computed(log, 0, head, archive) == expected
+    finally:
+        stop.set()
+        thread.join()
+    shutil.rmtree(place)
+    assert computed(log, 0, head, archive) == expected
+
+
+def test_a_file_that_is_there_and_cannot_be_read_is_no_reason_to_read_less(
+    county: County, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving, "_require_whole", lambda *_: None)  # as if damaged just after that
+    (place_of(county.log) / SECOND / "volunteer.enrolled.parquet").write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(duckdb.Error):
+        computed(county.log, 0, county.log.head().size, Archive(county.log, place_of(county.log)))
 
 
 @pytest.mark.parametrize("damage", ["cut", "rows", "list"])
@@ -302,6 +381,19 @@ def test_facts_of_an_older_shape_are_archived_in_todays(
     assert archiving.check(log, place).wrong == ()
 
 
+def test_segments_of_an_older_format_are_not_read_and_give_way(county: County) -> None:
+    log, place = county.log, place_of(county.log)
+    for file in place.glob(f"0*/{archiving.MANIFEST}"):
+        file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"format": archiving.FORMAT - 1}))
+    assert Archive(log, place).segments(0, log.head().size) == []
+    assert not archiving.is_up_to(place, SEGMENT, SEGMENT)
+    written = archiving.write(log, place, 2 * SEGMENT)
+    last = written[-1].last
+    left = {path.name for path in place.glob("0*")} - {segment.name for segment in written}
+    assert left <= {archiving.folder_name(last + 1, last + SEGMENT)}  # whole only in the smaller size
+    assert archiving.check(log, place).wrong == ()
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -322,3 +414,32 @@ def test_the_command_writes_checks_and_says_what_is_wrong(sqlite_url: str) -> No
     assert (done.code, done.err.startswith("ARCHIVE_WRONG")) == (1, True)
     shutil.rmtree(place)
     assert wenming("rebuild", "--database", sqlite_url).code == 0
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "archive.md").read_text("utf-8")
+
+
+def test_the_page_names_every_field_of_the_manifest_and_every_type(county: County) -> None:
+    place = place_of(county.log) / SECOND
+    manifest = orjson.loads((place / archiving.MANIFEST).read_bytes())
+    for field in (*manifest, *manifest["files"][0]):
+        assert f"`{field}`" in PAGE, field
+    assert f"{archiving.FORMAT}: this page" in PAGE
+    assert (
+        f"{archiving.SEGMENT_POSITIONS:,} facts" in PAGE
+        or f"{archiving.SEGMENT_POSITIONS:,} more facts" in PAGE
+    )
+    names = {"uuid": "UUID", "timestamp[us]": "TIMESTAMP", "date32[day]": "DATE", "int64": "INT64"}
+    names |= {"bool": "BOOLEAN", "string": "STRING"}
+    kinds = {kind for event in events.EVENT_TYPES for kind in archiving.column_kinds(event).values()}
+    found = {"uuid" if kind == pa.uuid() else str(kind) for kind in kinds}
+    assert found == set(names)
+    assert all(f"`{names[kind]}`" in PAGE for kind in found)
+
+
+def test_the_query_on_the_page_runs(county: County, capsys: pytest.CaptureFixture[str]) -> None:
+    (query,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(query.replace("ledger.db.archive", str(place_of(county.log))), {})
+    assert "2026-" in capsys.readouterr().out

@@ -37,7 +37,8 @@ COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "what-if", "ranking", "config", "demo",
     "archive",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase", "export", "export bundle",
+    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase",
+    "export", "export bundle",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 

@@ -184,7 +184,7 @@ def test_a_batch_of_facts_is_computed_in_arrow_chunks_of_any_size(sample: County
     for batch in engine.stored_batches(sample.log, 0, sample.log.head().size, pieces.topics, batch_rows=17):
         pieces.feed(batch)
     for figure in figures:
-        assert pieces.rows(figure) == whole.rows(figure)
+        assert pieces.arrow(figure) == whole.arrow(figure)
     pieces.close()
     whole.close()
 
