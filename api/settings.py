@@ -1,7 +1,8 @@
 """All configuration, read once (environment: ``WENMING_*``) and handed down. Nothing else reads the environment."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,6 +10,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ledger.errors import InvalidRequestError
+
+T = TypeVar("T", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -34,6 +37,8 @@ class Settings(BaseSettings):
     """The file of the keys that sign checkpoints; left out, `serve` signs nothing."""
     signer_state: Path | None = None
     """The signer's own file; left out, ``<signing key file>.state.json``. Never inside the database, nor its backup."""
+    witnesses: Path | None = None
+    """A file of who is asked to cosign checkpoints, one a line: public key, space, URL; left out, nobody is."""
     wait_seconds: float = Field(default=2.0, ge=0, le=60)
     """How long a read waits for the figures to reach Ledger-Min-Position."""
 
@@ -100,6 +105,21 @@ class Settings(BaseSettings):
         return values | {"follow": self.follows}
 
 
+class WitnessSettings(BaseSettings):
+    """What `wenming witness` is told (environment: ``WENMING_WITNESS_*``). It has no ledger and needs none."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_WITNESS_", extra="forbid", frozen=True)
+
+    key: Path
+    """The file of the keys that cosign, made by `wenming key new --witness`."""
+    state: Path
+    """The folder where it remembers what it cosigned. To lose it is to forget what was seen."""
+    logs: Path | None = None
+    """A file of the logs it watches, one a line: public key, and the log's origin if it is not the key's name."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8100, ge=0, le=65535)
+
+
 def _require_url(name: str, text: str) -> None:
     try:
         make_url(text or "sqlite://")
@@ -109,8 +129,17 @@ def _require_url(name: str, text: str) -> None:
 
 def read_settings(**given: object) -> Settings:
     """The environment, overruled by what was given; INVALID_REQUEST says which setting is wrong."""
+    return _read(Settings, given)
+
+
+def read_witness_settings(**given: object) -> WitnessSettings:
+    """`read_settings`, for a witness."""
+    return _read(WitnessSettings, given)
+
+
+def _read(kind: type[T], given: Mapping[str, object]) -> T:
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return kind(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         # Not str(error): that would repeat what was given, passwords too.
         problem = "; ".join(

@@ -13,10 +13,10 @@ from api.cli.shown import complain, say
 from api.integrity import fact_at, proof_of
 from api.settings import Settings, read_settings
 from api.signing import signer_of
-from ledger.checkpoint import Checkpoint, Note, VerifierKey
+from ledger.checkpoint import Algorithm, Checkpoint, Note, VerifierKey
 from ledger.errors import InvalidRequestError, NotFoundError, ProofWrongError
 from ledger.proofs import PROOF_BYTES_MAX, InclusionProof
-from ledger.signing_keys import create_key_file
+from ledger.signing_keys import create_key_file, read_key_files
 from ledger.tree import TreeStore
 
 Key = Annotated[
@@ -34,9 +34,17 @@ VerifierKeys = Annotated[
 def new(
     file: Annotated[Path, typer.Argument(help="Where the private key is to be; never overwritten.")],
     name: Annotated[str, typer.Option(help="The log's name (origin), such as ledger.example/gangu.")],
+    witness: Annotated[bool, typer.Option("--witness", help="A key that cosigns, for a witness.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="If the file is there, only print its public keys.")
+    ] = False,
 ) -> None:
     """Make a signing key. The public key is printed, for everybody who is to check."""
-    say(create_key_file(file, name).verifier_key.to_text())
+    if if_missing and file.exists():
+        keys = read_key_files([file])
+    else:
+        keys = [create_key_file(file, name, Algorithm.COSIGNATURE_V1 if witness else Algorithm.ED25519)]
+    say(*(key.verifier_key.to_text() for key in keys))
 
 
 def sign(
