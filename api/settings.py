@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ledger.cosigning import WitnessAt, witnesses_of
 from ledger.errors import InvalidRequestError
 
 T = TypeVar("T", bound=BaseSettings)
@@ -94,6 +95,17 @@ class Settings(BaseSettings):
         if self.signing_key is None:
             raise InvalidRequestError(problem="settings: signing needs --key or WENMING_SIGNING_KEY")
         return self.signer_state or self.signing_key.with_name(self.signing_key.name + ".state.json")
+
+    @property
+    def cosigners(self) -> list[WitnessAt]:
+        """Who is asked to cosign; INVALID_REQUEST says what is wrong with their file."""
+        if self.witnesses is None:
+            return []
+        try:
+            return witnesses_of(self.witnesses.read_text("utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"settings: witnesses: {self.witnesses} cannot be read ({type(error).__name__})"
+            raise InvalidRequestError(problem=problem) from None
 
     def shown(self) -> dict[str, object]:
         """Every setting as people may see it, passwords hidden."""

@@ -32,7 +32,7 @@ from sqlalchemy.engine import Inspector
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ledger import ids, log_postgres, log_sqlite
-from ledger.audit_tree import TreeAudit
+from ledger.audit_tree import TreeAudit, Witnessed, require_witnesses
 from ledger.checkpoint import VerifierKey
 from ledger.codec import EVENTS_BY_TOPIC, decode, instant_text
 from ledger.errors import LedgerBusyError, UnreadableFactError
@@ -136,6 +136,12 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
         "大小为 {size} 的检查点，其签名文本与所记不符，或没有已知密钥的签名。",
         "The note of the checkpoint of size {size} does not say what stands beside it, or no known key signed it.",
     ),
+    "COSIGNATURES_TOO_FEW": (
+        "最新的检查点（大小 {size}）有 {count} 个已知见证人副署，要求至少 {minimum} 个；"
+        "副署足够的最新检查点大小为 {enough}。",
+        "The newest checkpoint (size {size}) is cosigned by {count} of the known witnesses, and at least {minimum} are"
+        " asked for; the newest that has enough is of size {enough}.",
+    ),
     "TILE_WRONG": (
         "哈希块 {path} 与事实不符，自第 {first} 条起。",
         "The tile {path} does not fit the facts, from position {first} on.",
@@ -184,7 +190,7 @@ class Report:
 
     ``size`` is how many facts were read, ``root`` the RFC 6962 root over them in hex, recomputed from their columns;
     ``checks`` says how many of each kind of thing were checked, ``defects`` holds the first hundred of
-    ``defect_count``.
+    ``defect_count``. ``witnessed`` says how far each known witness has cosigned.
     """
 
     size: int
@@ -193,6 +199,7 @@ class Report:
     defects: tuple[Defect, ...]
     defect_count: int
     seconds: float
+    witnessed: tuple[Witnessed, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -212,10 +219,13 @@ def verify(
     log: LedgerLog,
     progress: Callable[[int, int], None] | None = None,
     log_keys: Sequence[VerifierKey] = (),
+    witness_keys: Sequence[VerifierKey] = (),
+    witnesses_min: int = 0,
 ) -> Report:
     """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
 
-    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too.
+    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too;
+    with ``witness_keys``, at least ``witnesses_min`` of these must have cosigned the newest one.
     Raises LEDGER_BUSY if the database is held, and what the driver says if the connection is lost: neither is a defect.
     """
     started = time.monotonic()
@@ -227,7 +237,7 @@ def verify(
             _check_identity(source, log, findings)
             head = _read_head(source, findings)
             outcomes = _Outcomes(log.identity.ledger_id, source, findings)
-            tree = _tree_audit(connection, source, findings, log_keys)
+            tree = _tree_audit(connection, source, findings, log_keys, witness_keys, witnesses_min)
             facts = _Facts(instant_text(log.identity.created_at), source.text, outcomes, tree, findings)
             _read_facts(source, facts, head.size if head else 0, progress)
             outcomes.finish()
@@ -235,6 +245,10 @@ def verify(
                 with _tolerant(findings, "tree_tiles"):
                     tree.finish(facts.frontier)
                 findings.checks |= {"checkpoints": tree.checkpoints, "tiles": tree.tiles}
+                if tree.checkpoints_of_other_keys:
+                    findings.checks["checkpoints of keys not given"] = tree.checkpoints_of_other_keys
+            else:
+                require_witnesses(findings.found, 0, 0, witnesses_min)
             if head is not None and "facts" in readable:
                 _compare_head(head, facts, findings)
     return Report(
@@ -244,6 +258,7 @@ def verify(
         tuple(findings.defects),
         findings.count,
         round(time.monotonic() - started, 3),
+        () if tree is None else tree.witnessed,
     )
 
 
@@ -521,13 +536,25 @@ class _Facts:
 
 
 def _tree_audit(
-    connection: Connection, source: _Source, findings: _Findings, log_keys: Sequence[VerifierKey]
+    connection: Connection,
+    source: _Source,
+    findings: _Findings,
+    log_keys: Sequence[VerifierKey],
+    witness_keys: Sequence[VerifierKey],
+    witnesses_min: int,
 ) -> TreeAudit | None:
     """What was signed, ready to be compared; None where nothing was, or its tables cannot be read."""
     if not tree_metadata.tables.keys() <= source.readable:
         return None
     with _tolerant(findings, "checkpoints"):
-        return TreeAudit(connection, findings.found, lambda: _tolerant(findings, "tree_tiles"), log_keys)
+        return TreeAudit(
+            connection,
+            findings.found,
+            lambda: _tolerant(findings, "tree_tiles"),
+            log_keys,
+            witness_keys,
+            witnesses_min,
+        )
     return None
 
 

@@ -7,11 +7,12 @@ checkpoint that does not fit is named, and where the tiles were left alone, the 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
 
-from ledger.checkpoint import Checkpoint, Note, VerifierKey, open_note
+from ledger.checkpoint import Checkpoint, Note, TrustedSignature, VerifierKey
 from ledger.errors import ExpectedError
 from ledger.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, Tile, new_tiles, root_of
 
@@ -22,8 +23,21 @@ class Found(Protocol):
     def __call__(self, position: int | None, code: str, **details: object) -> None: ...
 
 
+@dataclass(frozen=True)
+class Witnessed:
+    """The newest checkpoint that a witness (its key's label) cosigned, and when: POSIX seconds, the witness's word."""
+
+    witness: str
+    size: int
+    time_seconds: int
+
+
 class TreeAudit:
-    """Walks checkpoints and tiles beside the leaves. With ``keys``, each note must be signed by one of them."""
+    """Walks checkpoints and tiles beside the leaves. With ``keys``, each note must be signed by one of them.
+
+    Only before the first that is, checkpoints may bear keys that were not given: the log's earlier ones, perhaps. They
+    are counted, and the later checkpoints cover what they cover. Of ``witness_keys`` no cosignature may be wrong.
+    """
 
     def __init__(
         self,
@@ -31,9 +45,17 @@ class TreeAudit:
         found: Found,
         tolerant: Callable[[], AbstractContextManager[None]],
         keys: Sequence[VerifierKey],
+        witness_keys: Sequence[VerifierKey] = (),
+        witnesses_min: int = 0,
     ) -> None:
-        self._connection, self._found, self._tolerant, self._keys = connection, found, tolerant, tuple(keys)
-        self.checkpoints = self.tiles = 0
+        self._connection, self._found, self._tolerant = connection, found, tolerant
+        self._keys, self._witness_keys = tuple(keys), tuple(witness_keys)
+        self._witnesses_min = witnesses_min
+        self._before_keys: list[int] | None = []
+        self._witnessed: dict[str, Witnessed] = {}
+        self._newest: tuple[int, frozenset[str]] = (0, frozenset())
+        self._enough = 0
+        self.checkpoints = self.checkpoints_of_other_keys = self.tiles = 0
         self._fits_until, self._is_apart = 0, False
         self._rows: list[bytearray] = []
         self._tiles_begun: list[int] = []
@@ -59,6 +81,15 @@ class TreeAudit:
         stored = self._connection.execute(text("SELECT count(*) FROM tree_tiles")).scalar_one()
         if stored != expected:
             self._found(None, "TILES_COUNT_WRONG", expected=expected, stored=stored)
+        for size in self._before_keys or ():
+            self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
+        size, names = self._newest
+        require_witnesses(self._found, size, len(names), self._witnesses_min, self._enough)
+
+    @property
+    def witnessed(self) -> tuple[Witnessed, ...]:
+        """How far each of the known witnesses has cosigned, by name."""
+        return tuple(self._witnessed[name] for name in sorted(self._witnessed))
 
     # -- checkpoints --
 
@@ -86,10 +117,40 @@ class TreeAudit:
     def _is_signed(self, size: int, root: bytes, note: bytes) -> bool:
         """Whether the note says what the row says, in the name of one of the keys if there are any to ask for."""
         try:
-            said = Checkpoint.parse(open_note(note, self._keys).text if self._keys else Note.parse(note).text)
+            parsed = Note.parse(note)
+            said = Checkpoint.parse(parsed.text)
+            trusted = self._trusted(parsed)
         except ExpectedError:
             return False
-        return (said.size, said.root) == (size, root)
+        self._note_witnesses(size, [one for one in trusted if one.key in self._witness_keys])
+        return (said.size, said.root) == (size, root) and self._is_by_the_log(size, trusted)
+
+    def _trusted(self, note: Note) -> list[TrustedSignature]:
+        """Every signature of a known key; SIGNATURE_WRONG if one is not."""
+        known = {(key.name, key.key_id): key for key in (*self._keys, *self._witness_keys)}
+        lines = [(known.get(line.identity), line) for line in note.signatures]
+        return [key.verify(note.text, line) for key, line in lines if key is not None]
+
+    def _is_by_the_log(self, size: int, trusted: Sequence[TrustedSignature]) -> bool:
+        """Of a checkpoint before the first that is, it is decided when that one is met, or at the end."""
+        if not self._keys:
+            return True
+        if any(one.key in self._keys for one in trusted):
+            self.checkpoints_of_other_keys += len(self._before_keys or ())
+            self._before_keys = None
+            return True
+        if self._before_keys is None:
+            return False
+        self._before_keys.append(size)
+        return True
+
+    def _note_witnesses(self, size: int, cosignatures: Sequence[TrustedSignature]) -> None:
+        names = frozenset(one.key.name for one in cosignatures)
+        self._newest = (size, names)
+        if len(names) >= self._witnesses_min:
+            self._enough = size
+        for one in cosignatures:
+            self._witnessed[one.key.label] = Witnessed(one.key.label, size, one.time_seconds or 0)
 
     # -- tiles --
 
@@ -127,6 +188,12 @@ class TreeAudit:
             row = self._connection.execute(query, {"level": level, "index": index}).one_or_none()
             return (None, b"") if row is None else (row[0], _bytes(row[1]))
         return None, b""
+
+
+def require_witnesses(found: Found, size: int, count: int, minimum: int, enough: int = 0) -> None:
+    """The newest checkpoint must bear ``minimum`` cosignatures; ``enough`` is the newest that does, if one does."""
+    if count < minimum:
+        found(None, "COSIGNATURES_TOO_FEW", size=size, count=count, minimum=minimum, enough=enough)
 
 
 def _bytes(value: object) -> bytes:

@@ -133,6 +133,17 @@ class State:
         return state
 
 
+def read_state(file: Path) -> State:
+    """What a signer says of itself, read beside it while it runs. SIGNER_HALTED if it is, or if that cannot be read."""
+    try:
+        state = State.from_json(file.read_text("utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _error(Halt("STATE_DAMAGED", 0, instant_text(utc_now()))) from None
+    if state.halted is not None:
+        raise _error(state.halted)
+    return state
+
+
 class _Stop(Exception):
     """Something does not fit; becomes a halt."""
 

@@ -7,7 +7,7 @@ import typer
 
 from api.cli.given import AsJson, Database, archive_of, figure_named, open_log
 from api.cli.shown import counted, say, show_json, show_report
-from api.cli.signing import VerifierKeys, verifier_keys
+from api.cli.signing import VerifierKeys, WitnessesMin, WitnessKeys, given_keys
 from api.progress import progress
 from ledger import audit
 from ledger.log import LedgerLog
@@ -22,15 +22,23 @@ def verify(
         bool, typer.Option(help="Recompute every figure and compare it with its table.")
     ] = True,
     vkey: VerifierKeys = None,
+    witness: WitnessKeys = None,
+    witnesses_min: WitnessesMin = 0,
 ) -> None:
     """Check everything that must always hold: facts, hashes, tree, what was signed, and every figure.
 
-    With the log's public keys, the signatures too. Exit code 1 on a defect.
+    With the log's public keys, the signatures too; with those of witnesses, who cosigned. Exit code 1 on a defect.
     """
-    keys = verifier_keys(vkey)
+    keys, witnesses = given_keys(vkey, witness, witnesses_min)
     with open_log(database) as log:
         with progress() as report:
-            found = audit.verify(log, lambda done, whole: report("verifying facts", done, whole), keys)
+            found = audit.verify(
+                log,
+                lambda done, whole: report("verifying facts", done, whole),
+                keys,
+                witnesses,
+                witnesses_min,
+            )
         wrong = _compare(log) if figures and found.ok else None
     whole = found.ok and not any((wrong or {}).values())
     if as_json:

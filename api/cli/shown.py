@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -53,6 +54,14 @@ def show_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     out.print(table)
 
 
+def posix_time(seconds: int) -> str:
+    """The time that a cosignature names; nothing if it is none that a calendar knows."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
@@ -64,6 +73,8 @@ def show_report(found: audit.Report, wrong: Differing | None) -> None:
     for what, count in found.checks.items():
         table.add_row(what, f"{count:,}")
     out.print(table)
+    for one in found.witnessed:
+        say(f"cosigned by {one.witness} up to size {one.size:,}, at {posix_time(one.time_seconds)}")
     for defect in found.defects:
         where = "" if defect.position is None else f"position {defect.position}: "
         say(f"✗ {defect.code}  {where}{defect.en}", f"  {defect.zh}")
