@@ -36,7 +36,7 @@ from ledger.checkpoint import (
     parse_signature_lines,
 )
 from ledger.codec import instant_text
-from ledger.errors import ExpectedError, InvalidRequestError
+from ledger.errors import ExpectedError, InvalidRequestError, NoteKeyMalformedError
 from ledger.merkle import TileError
 from ledger.tree import Published, TreeStore
 from ledger.witness import AddCheckpoint
@@ -102,24 +102,37 @@ def witnesses_of(lines: Iterable[str]) -> list[WitnessAt]:
     found: list[WitnessAt] = []
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.startswith("#"):
-            try:
-                found.append(_witness_of(line))
-            except ExpectedError as error:
-                problem = f"settings: witnesses: line {number}: {error}"
-                raise InvalidRequestError(problem=problem) from None
+            vkey, _, url = line.strip().partition(" ")
+            found.append(WitnessAt(_key(number, vkey), _url(number, url)))
     if len({one.key for one in found}) < len(found):
         raise InvalidRequestError(problem="settings: witnesses: one of them is named twice")
     return found
 
 
-def _witness_of(line: str) -> WitnessAt:
-    vkey, _, url = line.strip().partition(" ")
-    key, url = VerifierKey.from_text(vkey), url.strip().rstrip("/")
+def _key(number: int, vkey: str) -> VerifierKey:
+    try:
+        key = VerifierKey.from_text(vkey)
+    except NoteKeyMalformedError as error:
+        raise _wrong(number, str(error.details["problem"])) from None
     if key.algorithm is not Algorithm.COSIGNATURE_V1:
-        raise InvalidRequestError(problem="the key is not a witness's (of the cosignature type 0x04)")
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname or " " in url:
-        raise InvalidRequestError(problem="after the key and a space stands a URL with http:// or https://")
-    return WitnessAt(key, url)
+        raise _wrong(number, "the key is not a witness's, of the cosignature type 0x04")
+    return key
+
+
+def _url(number: int, text: str) -> str:
+    url = text.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in url
+    except ValueError:  # brackets that do not match, a port that is none
+        whole = False
+    if not whole:
+        raise _wrong(number, "after the key and a space stands a URL with http:// or https://")
+    return url
+
+
+def _wrong(number: int, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(problem=f"settings: witnesses: line {number}: {problem}")
 
 
 # --- what is known of them -------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def sign(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
     with open_log(database) as log, signer_of(log, settings) as signer:
+        witnesses_asked = cosignings_of(log, settings)  # what is wrong with their file is said first
         if reset:
             halt = signer.reset()
             say(
@@ -93,7 +94,7 @@ def sign(
             signer.check_past()
             size = signer.sign_once()
             complain(f"signed up to position {size:,}")
-            reports = [one.gather() for one in cosignings_of(log, settings)]
+            reports = [one.gather() for one in witnesses_asked]
             complain(*(line for one in reports for line in report_lines(one, size)))
         else:
             with cosigning(log, settings):

@@ -459,6 +459,8 @@ VKEY = ONE.verifier_key.to_text()
         f"{VKEY} w1.example",
         f"{VKEY} file:///etc/passwd",
         f"{VKEY} https:///nowhere",
+        f"{VKEY} https://[1",
+        f"{VKEY} https://w1.example:port",
         f"{VKEY} https://w1.example https://w2.example",
         f"https://w1.example {VKEY}",
         f"{KEY.verifier_key.to_text()} https://w1.example",

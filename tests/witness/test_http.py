@@ -2,25 +2,29 @@
 
 import asyncio
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Message
 
 from api import witnessing
 from api.witnessing import STATUS, create_witness_app
+from ledger.checkpoint import VerifierKey
 from ledger.errors import WitnessRequestMalformedError
 from ledger.witness import REQUEST_BYTES_MAX, Witness
 from tests.cli import running, wenming
 from tests.docs.test_compose import free_port
+from tests.signer.test_signer import wait_for
 from tests.witness.operator import KEY, LOGS, NOON, STRANGER, WITNESS, cosigned
 from tests.witness.test_witness import FORK, LOG, NAME, REFUSED
 
@@ -112,8 +116,8 @@ def test_trouble_of_its_own_is_told_as_such_and_says_no_more(client: TestClient,
 class Place:
     """A witness as a process of its own, in a folder; it is started, killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, log: str = KEY.verifier_key.to_text()) -> None:
+        self.folder, self.port, self.log = folder, free_port(), log
         self.key, self.state = folder / "witness.key", folder / "state"
         made = wenming("key", "new", "--witness", "--name", WITNESS.name, self.key)
         self.vkey = made.out.strip()
@@ -122,7 +126,7 @@ class Place:
     @contextmanager
     def running(self) -> Iterator[int]:
         """Its process id, once it answers."""
-        arguments = ("--key", self.key, "--state", self.state, "--log", KEY.verifier_key.to_text())
+        arguments = ("--key", self.key, "--state", self.state, "--log", self.log)
         with running(self.folder, "witness", *arguments, "--port", self.port) as process:
             deadline = time.monotonic() + 60
             while True:
@@ -141,6 +145,22 @@ class Place:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
+
+
+@contextmanager
+def served(folder: Path, logs: Mapping[str, tuple[VerifierKey, ...]] = LOGS) -> Iterator[str]:
+    """The edge of a witness in this process, for those that ask it over HTTP; its address."""
+    with Witness(folder, [WITNESS], logs) as witness:
+        config = uvicorn.Config(create_witness_app(witness), port=free_port(), log_level="warning")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        wait_for(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{config.port}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture
