@@ -128,15 +128,19 @@ class Place:
         """Its process id, once it answers."""
         arguments = ("--key", self.key, "--state", self.state, "--log", self.log)
         with running(self.folder, "witness", *arguments, "--port", self.port) as process:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{self.address}/healthz", timeout=5):
-                        break
-                except OSError:
-                    assert time.monotonic() < deadline, (self.folder / "output").read_text()
-                    time.sleep(0.05)
+            self.wait()
             yield process.pid
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/healthz", timeout=5):
+                    return
+            except OSError:
+                assert time.monotonic() < deadline, (self.folder / "output").read_text()
+                time.sleep(0.05)
 
     def add(self, body: bytes) -> tuple[int, str]:
         """Status and text; URLError or ConnectionError if it died meanwhile."""
