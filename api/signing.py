@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from ledger.signing_keys import read_key_files
 from ledger.tree import TreeStore
 
 LEAVE_SECONDS = 5.0
-"""How long a process that ends waits for a witness that is just being asked."""
+"""How long a process that ends waits for witnesses that are just being asked."""
 
 log = logging.getLogger("wenming.signer")
 
@@ -32,6 +33,13 @@ def cosignings_of(ledger_log: LedgerLog, settings: Settings) -> list[Cosigning]:
     return [Cosigning(store, witness) for witness in settings.cosigners]
 
 
+def require_signing(settings: Settings) -> None:
+    """What is wrong with the files of keys and witnesses, before anything starts. NOTE_KEY_MALFORMED, INVALID_REQUEST."""
+    if settings.signs:
+        read_key_files([settings.signing_key] if settings.signing_key else [])
+        _ = settings.cosigners
+
+
 @contextmanager
 def cosigning(ledger_log: LedgerLog, settings: Settings) -> Iterator[None]:
     """Ask the witnesses beside whatever happens inside. One that just keeps us waiting is not waited for."""
@@ -46,8 +54,9 @@ def cosigning(ledger_log: LedgerLog, settings: Settings) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        until = time.monotonic() + LEAVE_SECONDS
         for thread in threads:
-            thread.join(LEAVE_SECONDS)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 @contextmanager

@@ -286,10 +286,10 @@ def test_the_signer_signs_with_a_key_of_its_own_and_a_witness_cosigns(place: Pla
     assert (place.folder / "signing/log.key").stat().st_mode & 0o777 == 0o600
     witness_vkey = place.run("witness-key").stdout.strip()
     place.services["witness"]["command"][-1] = vkey  # WENMING_LOG_VKEY
-    with (place.folder / "etc/wenming/witnesses").open("a") as witnesses:  # WENMING_WITNESSES
+    with (place.folder / "etc/wenming/witnesses").open("a") as witnesses:  # WENMING_WITNESS_LINES
         witnesses.write(f"{witness_vkey} http://127.0.0.1:{place.witness_port}\n")
     with place.running("signer") as signer, place.running("witness") as witness:
-        eventually(lambda: cosigners() == {"ledger.example/trial", "w.example"})
+        eventually(lambda: cosigners() == {"ledger.example/trial", "witness.example/trial"})
         assert place.run("signer", place.services["signer"]["healthcheck"]["test"][1:]).returncode == 0
         for process in (signer, witness):
             process.send_signal(signal.SIGTERM)

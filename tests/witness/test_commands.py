@@ -180,3 +180,14 @@ def test_the_logs_key_is_changed_by_the_steps_that_are_written_down(desk: Desk, 
     assert verified(new_vkey)
     assert [proven(proof, desk.vkey) for proof in proofs] == [True, True, False]
     assert [proven(proof, new_vkey) for proof in proofs] == [False, True, True]
+
+
+def test_serving_says_what_is_wrong_with_its_keys_and_witnesses_before_it_starts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WENMING_SIGNING_KEY", str(desk.key))
+    monkeypatch.setenv("WENMING_WITNESSES", str(desk.witnesses))
+    desk.witnesses.write_text("rubbish\n", "utf-8")
+    refused(desk.run("serve"), "INVALID_REQUEST")
+    desk.key.write_text("rubbish\n", "utf-8")
+    refused(desk.run("serve"), "NOTE_KEY_MALFORMED")
