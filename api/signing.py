@@ -34,7 +34,7 @@ def cosignings_of(ledger_log: LedgerLog, settings: Settings) -> list[Cosigning]:
 
 
 def require_signing(settings: Settings) -> None:
-    """What is wrong with the files of keys and witnesses, before anything starts. NOTE_KEY_MALFORMED, INVALID_REQUEST."""
+    """The files of keys and witnesses are whole, before anything starts. NOTE_KEY_MALFORMED, INVALID_REQUEST."""
     if settings.signs:
         read_key_files([settings.signing_key] if settings.signing_key else [])
         _ = settings.cosigners

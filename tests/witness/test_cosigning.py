@@ -402,7 +402,7 @@ def test_rubbish_on_the_line_is_no_more_than_a_witness_away(sqlite_site: Site) -
 
 
 def test_it_asks_on_until_it_is_told_to_stop(
-    sqlite_site: Site, town: Town, monkeypatch: pytest.MonkeyPatch
+    sqlite_site: Site, town: Town, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cosigning, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(cosigning, "RETRY_SECONDS_MAX", 0.02)
@@ -418,8 +418,7 @@ def test_it_asks_on_until_it_is_told_to_stop(
         wait_for(lambda: [one.trouble for one in reports_of(sqlite_site.store)] == ["WITNESS_AWAY"])
         town.away = set()
         sqlite_site.edit(("UPDATE checkpoints SET note = 'rubbish'", ()))  # nothing of a database ends it
-        time.sleep(0.1)
-        assert thread.is_alive()
+        wait_for(lambda: "NoteMalformedError" in caplog.text)
         sqlite_site.edit(("DELETE FROM checkpoints WHERE size = 4", ()))
         sqlite_site.state.unlink()
         sqlite_site.edit(("DELETE FROM checkpoints", ()), ("DELETE FROM tree_tiles", ()))
