@@ -38,7 +38,7 @@ from ledger.checkpoint import (
 from ledger.codec import instant_text
 from ledger.errors import ExpectedError, InvalidRequestError, NoteKeyMalformedError
 from ledger.merkle import TileError
-from ledger.tree import Published, TreeStore
+from ledger.tree import TreeStore
 from ledger.witness import AddCheckpoint
 
 PAUSE_SECONDS = 1.0
@@ -208,6 +208,14 @@ Post = Callable[[str, bytes], Answer]
 """Sends a body to a URL; OSError, HTTPException or ValueError if no answer comes that can be used."""
 
 
+@dataclass(frozen=True)
+class _Newest:
+    """The checkpoint that was published last."""
+
+    size: int
+    note: Note
+
+
 class _Trouble(Exception):
     """No cosignature this time, and why."""
 
@@ -237,19 +245,15 @@ class Cosigning:
         while not stop.is_set():
             try:
                 trouble = self.gather().trouble
-            except (
-                SQLAlchemyError,
-                ExpectedError,
-            ) as error:  # the database is away, or holds a note that is none
+            except (SQLAlchemyError, ExpectedError) as error:  # the database is away, or its note is none
                 trouble = type(error).__name__
                 logger.warning("%s: %s", self.witness.key.label, trouble)
             pause = min(pause * 2, RETRY_SECONDS_MAX) if trouble else PAUSE_SECONDS
             stop.wait(pause)
 
     def gather(self) -> WitnessReport:
-        """Get the newest checkpoint cosigned, unless it is; how it stands with the witness then."""
-        report = self._known()
-        newest = self._store.latest()
+        """Get the newest checkpoint cosigned, unless it is; how it stands with the witness then. NOTE_MALFORMED."""
+        report, newest = self._known(), self._newest()
         if newest is None or self._is_done(report, newest):
             return report
         try:
@@ -259,12 +263,15 @@ class Cosigning:
         self._ask_at = time.monotonic() + ASK_AGAIN_SECONDS
         return self._cosigned(report, newest, signature)
 
-    def _is_done(self, report: WitnessReport, newest: Published) -> bool:
+    def _newest(self) -> _Newest | None:
+        found = self._store.latest()
+        return None if found is None else _Newest(found.size, Note.parse(found.note.encode()))
+
+    def _is_done(self, report: WitnessReport, newest: _Newest) -> bool:
         """It said so itself not long ago, and its cosignature still stands below the note."""
         if (report.size, report.trouble) != (newest.size, "") or time.monotonic() >= self._ask_at:
             return False
-        note = Note.parse(newest.note.encode())
-        return _cosignature(self.witness.key, note.text, note.signatures) is not None
+        return _cosignature(self.witness.key, newest.note.text, newest.note.signatures) is not None
 
     # -- the report --
 
@@ -275,16 +282,14 @@ class Cosigning:
             self._report = stored.get(label, WitnessReport(label))
         return self._report
 
-    def _cosigned(
-        self, report: WitnessReport, newest: Published, signature: TrustedSignature
-    ) -> WitnessReport:
+    def _cosigned(self, report: WitnessReport, newest: _Newest, signature: TrustedSignature) -> WitnessReport:
         new = WitnessReport(report.witness, newest.size, instant_text(self._clock()))
         self._save(new, newest, [signature.signature])
         if report.trouble:
             logger.warning("%s cosigns again, size %d", report.witness, newest.size)
         return new
 
-    def _in_trouble(self, report: WitnessReport, newest: Published, trouble: _Trouble) -> WitnessReport:
+    def _in_trouble(self, report: WitnessReport, newest: _Newest, trouble: _Trouble) -> WitnessReport:
         new = replace(report, trouble=trouble.code, their_size=trouble.their_size)
         level = logging.CRITICAL if new.is_alarm else logging.WARNING
         logger.log(
@@ -295,18 +300,17 @@ class Cosigning:
             self._save(new, newest, [])
         return new
 
-    def _save(self, report: WitnessReport, newest: Published, signatures: list[Signature]) -> None:
+    def _save(self, report: WitnessReport, newest: _Newest, signatures: list[Signature]) -> None:
         with self._store.writing() as connection:
             witness_metadata.create_all(connection)
             if signatures:
-                text = Note.parse(newest.note.encode()).text
-                self._store.add_signatures(connection, newest.size, text, signatures)
+                self._store.add_signatures(connection, newest.size, newest.note.text, signatures)
             _write_report(self._store, connection, report)
         self._report = report
 
     # -- the question --
 
-    def _ask(self, newest: Published, size: int) -> TrustedSignature:
+    def _ask(self, newest: _Newest, size: int) -> TrustedSignature:
         known = size if size <= newest.size else 0
         for _ in range(TRIES):
             answer = self._answer(newest, known)
@@ -326,25 +330,24 @@ class Cosigning:
                 raise _Trouble(codes.get(answer.status, "WITNESS_AWAY"), known)
         raise _Trouble("WITNESS_AWAY", known)  # it names another size each time
 
-    def _answer(self, newest: Published, known: int) -> Answer:
+    def _answer(self, newest: _Newest, known: int) -> Answer:
         try:
             proof = self._store.consistency_proof(known, newest.size) if known else []
         except TileError:
             raise _Trouble("TILES_WRONG", known) from None
-        request = AddCheckpoint(known, tuple(proof), newest.note.encode())
+        request = AddCheckpoint(known, tuple(proof), newest.note.to_bytes())
         try:
             return self._post(f"{self.witness.url}/add-checkpoint", request.to_bytes())
         except (OSError, HTTPException, ValueError) as error:
             logger.info("%s: %s", self.witness.url, error)
             raise _Trouble("WITNESS_AWAY", known) from None
 
-    def _accepted(self, newest: Published, answer: Answer) -> TrustedSignature:
-        text = Note.parse(newest.note.encode()).text
+    def _accepted(self, newest: _Newest, answer: Answer) -> TrustedSignature:
         try:
             lines = parse_signature_lines(answer.body.decode())
         except (UnicodeDecodeError, ExpectedError):
             raise _Trouble("COSIGNATURE_WRONG") from None
-        found = _cosignature(self.witness.key, text, lines)
+        found = _cosignature(self.witness.key, newest.note.text, lines)
         if found is None:
             raise _Trouble("COSIGNATURE_WRONG")
         return found
