@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from api.settings import Settings
@@ -41,12 +41,12 @@ def require_signing(settings: Settings) -> None:
 
 
 @contextmanager
-def cosigning(ledger_log: LedgerLog, settings: Settings) -> Iterator[None]:
+def cosigning(witnesses: Sequence[Cosigning]) -> Iterator[None]:
     """Ask the witnesses beside whatever happens inside. One that just keeps us waiting is not waited for."""
     stop = threading.Event()
     threads = [
         threading.Thread(target=one.run, args=(stop,), name=f"witness {one.witness.url}", daemon=True)
-        for one in cosignings_of(ledger_log, settings)
+        for one in witnesses
     ]
     for thread in threads:
         thread.start()
@@ -66,7 +66,7 @@ def signing(ledger_log: LedgerLog, settings: Settings) -> Iterator[None]:
         yield
         return
     stop = threading.Event()
-    with signer_of(ledger_log, settings) as signer, cosigning(ledger_log, settings):
+    with signer_of(ledger_log, settings) as signer, cosigning(cosignings_of(ledger_log, settings)):
         thread = threading.Thread(target=_run, args=(signer, stop), name="signer")
         thread.start()
         try:

@@ -105,9 +105,7 @@ def _sign(parts: Parts) -> None:
 
 def _reuse(parts: Parts, plan: run.Plan) -> None:
     say(f"reusing {parts.settings.shown()['database']} ({parts.log.head().size:,} facts)")
-    if (
-        TreeStore(parts.log).latest() is None
-    ):  # stopped just before, or made before demonstrations were signed
+    if TreeStore(parts.log).latest() is None:  # stopped just before that, or made by an earlier version
         _sign(parts)
     if parts.log.identity.ledger_id != plan.ledger_id:
         complain("It was made with other parameters; for these, choose another --database.")

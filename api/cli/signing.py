@@ -82,7 +82,7 @@ def sign(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
     with open_log(database) as log, signer_of(log, settings) as signer:
-        witnesses_asked = cosignings_of(log, settings)  # what is wrong with their file is said first
+        asked = cosignings_of(log, settings)  # what is wrong with their file is said first
         if reset:
             halt = signer.reset()
             say(
@@ -94,10 +94,10 @@ def sign(
             signer.check_past()
             size = signer.sign_once()
             complain(f"signed up to position {size:,}")
-            reports = [one.gather() for one in witnesses_asked]
+            reports = [one.gather() for one in asked]
             complain(*(line for one in reports for line in report_lines(one, size)))
         else:
-            with cosigning(log, settings):
+            with cosigning(asked):
                 signer.run(stop)
 
 
@@ -144,18 +144,18 @@ def _page(newest: Published, note: Note, trusted: set[Signature]) -> list[str]:
         f"签于 signed     {newest.signed_at}",
         f"树根 root       {' '.join(root[i : i + 8] for i in range(0, 32, 8))}",
         f"                {' '.join(root[i : i + 8] for i in range(32, 64, 8))}",
-        *(_signed_by(one, note.text, one in trusted) for one in note.signatures),
+        *(_signed_by(one, one in trusted) for one in note.signatures),
         "",
         newest.note,
         "签收 received by ____________________    日期 on ____________________",
     ]
 
 
-def _signed_by(signature: Signature, text: str, is_trusted: bool) -> str:
+def _signed_by(signature: Signature, is_trusted: bool) -> str:
     """Who signed, and when if it is a witness; what was not checked is marked so."""
-    is_log = signature.name == Checkpoint.parse(text).origin
-    who = f"{'签名 signed by ' if is_log else '副署 cosigned  '} {signature.name}+{signature.key_id.hex()}"
-    at = "" if is_log else f"  {posix_time(int.from_bytes(signature.value[:8], 'big'))}"
+    is_timed = len(signature.value) == 8 + 64  # a time and an Ed25519 signature: a witness's
+    who = f"{'副署 cosigned  ' if is_timed else '签名 signed by '} {signature.name}+{signature.key_id.hex()}"
+    at = f"  {posix_time(int.from_bytes(signature.value[:8], 'big'))}" if is_timed else ""
     return f"{who}{at}  {'✓' if is_trusted else '(未核对 not checked)'}"
 
 
@@ -165,9 +165,9 @@ def report_lines(report: WitnessReport, size: int) -> list[str]:
         zh, en = report.sentences(size)
         mark = "✗ ALARM " if report.is_alarm else "! "
         return [f"{mark}{report.trouble}  {report.witness}, since {report.trouble_at}", f"  {zh}", f"  {en}"]
-    return (
-        [f"✓ {report.witness}  cosigned size {report.size:,} at {report.cosigned_at}"] if report.size else []
-    )
+    if report.size == 0:  # there was nothing to cosign yet
+        return []
+    return [f"✓ {report.witness}  cosigned size {report.size:,} at {report.cosigned_at}"]
 
 
 def prove(

@@ -38,10 +38,10 @@ def witness(
     For whoever is not the operator of the log. Keep key and folder where the operator cannot reach them.
     """
     settings = read_witness_settings(key=key, state=state, logs=logs, host=host, port=port)
-    lines = [*(log or ()), *(_lines(settings.logs) if settings.logs else ())]
+    watched = logs_of([*(log or ()), *(_lines(settings.logs) if settings.logs else ())])
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with Witness(settings.state, read_key_files([settings.key]), logs_of(lines)) as own:
-        complain(*(f"watching {one}" for one in logs_of(lines)))
+    with Witness(settings.state, read_key_files([settings.key]), watched) as own:
+        complain(*(f"watching {one}" for one in watched))
         uvicorn.run(
             create_witness_app(own),
             host=settings.host,

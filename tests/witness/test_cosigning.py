@@ -26,21 +26,6 @@ ONE = SignerKey("w1.example", bytes(range(3, 35)), Algorithm.COSIGNATURE_V1)
 TWO = SignerKey("w2.example", bytes(range(5, 37)), Algorithm.COSIGNATURE_V1)
 
 
-@pytest.fixture
-def site(database_url: str, tmp_path: Path) -> Iterator[Site]:
-    """An empty ledger on each database in turn."""
-    site = Site(database_url, tmp_path)
-    yield site
-    site.log.close()
-
-
-@pytest.fixture
-def sqlite_site(sqlite_url: str, tmp_path: Path) -> Iterator[Site]:
-    site = Site(sqlite_url, tmp_path)
-    yield site
-    site.log.close()
-
-
 class Town:
     """Witnesses elsewhere, each a real one behind its real edge; ``away`` are those that cannot be reached."""
 

@@ -15,7 +15,7 @@ from ledger.log import LedgerLog
 from ledger.signing_keys import read_key_files
 from ledger.witness import AddCheckpoint, Witness, logs_of
 from tests.checkpoint.test_checkpoint import LOG, MALFORMED_NOTES, ORIGIN, SIGNED, TEXT, WITNESS
-from tests.checkpoint.test_go import STRICTER, Go, go, opened_by  # noqa: F401
+from tests.checkpoint.test_go import STRICTER, Go, opened_by
 from tests.cli import wenming
 from tests.signer.conftest import START
 from tests.signer.test_go import grow, signed_size
@@ -34,7 +34,7 @@ def witness(tmp_path: Path) -> Iterator[Witness]:
 
 
 def test_go_verifies_log_and_witness_on_the_checkpoint_of_a_running_server(
-    go: Go,  # noqa: F811
+    go: Go,
     sqlite_url: str,
     tmp_path: Path,
 ) -> None:
@@ -73,7 +73,7 @@ def cosigned(witness: Witness, note: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("case", MALFORMED_NOTES)
-def test_what_go_calls_malformed_is_never_cosigned(go: Go, witness: Witness, case: str) -> None:  # noqa: F811
+def test_what_go_calls_malformed_is_never_cosigned(go: Go, witness: Witness, case: str) -> None:
     note = MALFORMED_NOTES[case]
     theirs = opened_by(go, note, LOG.verifier_key)
     assert cosigned(witness, note) is None
@@ -81,7 +81,7 @@ def test_what_go_calls_malformed_is_never_cosigned(go: Go, witness: Witness, cas
 
 
 def test_whatever_is_cosigned_of_altered_notes_go_opens_as_the_same_text(
-    go: Go,  # noqa: F811
+    go: Go,
     tmp_path: Path,
 ) -> None:
     data, agreed = SIGNED.with_signatures([WITNESS.cosign(TEXT, 7)]).to_bytes(), 0
@@ -100,7 +100,7 @@ def test_whatever_is_cosigned_of_altered_notes_go_opens_as_the_same_text(
     assert agreed > 0
 
 
-def test_what_go_signs_is_cosigned_and_opened_by_go(go: Go, witness: Witness) -> None:  # noqa: F811
+def test_what_go_signs_is_cosigned_and_opened_by_go(go: Go, witness: Witness) -> None:
     note = go("sign", LOG.to_text(), standard_input=TEXT.encode()).stdout
     lines = cosigned(witness, note)
     assert lines is not None
