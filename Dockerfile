@@ -11,8 +11,13 @@ RUN uv sync --no-default-groups --no-editable --compile-bytecode
 
 FROM python:3.11-slim
 # The folders exist with their owner, so that named volumes laid over them may be written by no one else.
+# Signer and witness are users of their own, so that a break-in at the API reaches neither.
 RUN useradd --system --uid 10001 --no-create-home wenming \
- && install -d -o wenming -m 0700 /data /keys /master
+ && useradd --system --uid 10002 --no-create-home wenming-signer \
+ && useradd --system --uid 10003 --no-create-home wenming-witness \
+ && install -d -o wenming -m 0700 /data /keys /master \
+ && install -d -o wenming-signer -m 0700 /signing /signer-state \
+ && install -d -o wenming-witness -m 0700 /witness
 COPY --from=build /opt/wenming /opt/wenming
 ENV PATH=/opt/wenming/bin:$PATH PYTHONUNBUFFERED=1 \
     WENMING_DATABASE=sqlite:////data/ledger.db \

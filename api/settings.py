@@ -1,14 +1,18 @@
 """All configuration, read once (environment: ``WENMING_*``) and handed down. Nothing else reads the environment."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ledger.cosigning import WitnessAt, witnesses_of
 from ledger.errors import InvalidRequestError
+
+T = TypeVar("T", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -36,6 +40,8 @@ class Settings(BaseSettings):
     """The file of the keys that sign checkpoints; left out, `serve` signs nothing."""
     signer_state: Path | None = None
     """The signer's own file; left out, ``<signing key file>.state.json``. Never inside the database, nor its backup."""
+    witnesses: Path | None = None
+    """A file of who is asked to cosign checkpoints, one a line: public key, space, URL; left out, nobody is."""
     wait_seconds: float = Field(default=2.0, ge=0, le=60)
     """How long a read waits for the figures to reach Ledger-Min-Position."""
 
@@ -97,6 +103,17 @@ class Settings(BaseSettings):
             raise InvalidRequestError(problem="settings: signing needs --key or WENMING_SIGNING_KEY")
         return self.signer_state or self.signing_key.with_name(self.signing_key.name + ".state.json")
 
+    @property
+    def cosigners(self) -> list[WitnessAt]:
+        """Who is asked to cosign; INVALID_REQUEST says what is wrong with their file."""
+        if self.witnesses is None:
+            return []
+        try:
+            return witnesses_of(self.witnesses.read_text("utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"settings: witnesses: {self.witnesses} cannot be read ({type(error).__name__})"
+            raise InvalidRequestError(problem=problem) from None
+
     def shown(self) -> dict[str, object]:
         """Every setting as people may see it, passwords hidden."""
         values = self.model_dump(mode="json")
@@ -105,6 +122,21 @@ class Settings(BaseSettings):
             for name in ("database", "keys")
         }
         return values | {"follow": self.follows}
+
+
+class WitnessSettings(BaseSettings):
+    """What `wenming witness` is told (environment: ``WENMING_WITNESS_*``). It has no ledger and needs none."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_WITNESS_", extra="forbid", frozen=True)
+
+    key: Path
+    """The file of the keys that cosign, made by `wenming key new --witness`."""
+    state: Path
+    """The folder where it remembers what it cosigned. To lose it is to forget what was seen."""
+    logs: Path | None = None
+    """A file of the logs it watches, one a line: public key, and the log's origin if it is not the key's name."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8100, ge=0, le=65535)
 
 
 def _require_url(name: str, text: str) -> None:
@@ -116,8 +148,17 @@ def _require_url(name: str, text: str) -> None:
 
 def read_settings(**given: object) -> Settings:
     """The environment, overruled by what was given; INVALID_REQUEST says which setting is wrong."""
+    return _read(Settings, given)
+
+
+def read_witness_settings(**given: object) -> WitnessSettings:
+    """`read_settings`, for a witness."""
+    return _read(WitnessSettings, given)
+
+
+def _read(kind: type[T], given: Mapping[str, object]) -> T:
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return kind(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         # Not str(error): that would repeat what was given, passwords too.
         problem = "; ".join(

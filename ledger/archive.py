@@ -298,15 +298,19 @@ def write_columns(
 ) -> Segment:
     """One segment from its columns, leaf hashes and frontiers before and after, in place of what is there."""
     last = first + len(leaves) // 32 - 1
-    folder = directory / folder_name(first, last)
-    if folder.exists():
-        _remove(folder)
+    place = directory / folder_name(first, last)
+    folder = place.with_name(f"{place.name}.new")  # so that nobody ever sees a file half written
+    for old in (folder, place):
+        if old.exists():
+            _remove(old)
     folder.mkdir()
     files = tuple(_write_file(folder, topic, table) for topic, table in sorted(tables.items()))
     before, after = (frontier.to_bytes().hex() for frontier in frontiers)
     ends = leaves[:32].hex(), leaves[-32:].hex()
     segment = Segment(FORMAT, str(ledger_id), first, last, before, after, root_of(leaves).hex(), *ends, files)
     _write_manifest(folder, segment)
+    folder.rename(place)
+    _sync(directory)
     return segment
 
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from ledger.errors import (
     CheckpointMalformedError,
+    CosignaturesTooFewError,
     NoteKeyMalformedError,
     NoteKeysAmbiguousError,
     NoteMalformedError,
@@ -96,6 +97,14 @@ class OpenedCheckpoint:
     def witness_names(self) -> frozenset[str]:
         """Who cosigned; a witness that signs with its old and its new key counts once."""
         return frozenset(trusted.key.name for trusted in self.cosignatures)
+
+    def require_witnesses(self, minimum: int) -> None:
+        """At least so many of the known witnesses cosigned it. COSIGNATURES_TOO_FEW."""
+        names = sorted(self.witness_names)
+        if len(names) < minimum:
+            raise CosignaturesTooFewError(
+                size=self.checkpoint.size, count=len(names), found=names or "–", minimum=minimum
+            )
 
 
 def sign_checkpoint(checkpoint: Checkpoint, keys: Iterable["SignerKey"]) -> "Note":

@@ -505,6 +505,50 @@ class SignerHaltedError(LedgerError):
     en = "Signing has halted ({reason}, position {position}): {problem_en} Once the cause is known: wenming sign --reset"
 
 
+class CosignaturesTooFewError(LedgerError):
+    code = "COSIGNATURES_TOO_FEW"
+    zh = "大小为 {size} 的检查点只有 {count} 个已知见证人副署（{found}），要求至少 {minimum} 个。请稍后重试，或查明见证人为何没有副署。"
+    en = "The checkpoint of size {size} is cosigned by {count} known witnesses ({found}); at least {minimum} are asked for. Try again later, or find out why the others did not."
+
+
+class WitnessRequestMalformedError(Refusal):
+    code = "WITNESS_REQUEST_MALFORMED"
+    zh = "副署请求格式不正确：{problem}。"
+    en = "The request to cosign is malformed: {problem}. Write it as c2sp.org/tlog-witness says."
+
+
+class WitnessLogUnknownError(Refusal):
+    code = "WITNESS_LOG_UNKNOWN"
+    zh = "本见证人不认识账本 {origin}。请把该账本的公钥交给见证人。"
+    en = "This witness does not know the log {origin}. Give the log's public key to whoever runs the witness."
+
+
+class WitnessElsewhereError(Refusal):
+    """``size`` is that of the newest checkpoint that the witness cosigned."""
+
+    code = "WITNESS_ELSEWHERE"
+    zh = "本见证人已副署 {origin} 到大小 {size}，不是 {asked}。请从 {size} 起给出证明。"
+    en = "This witness has cosigned {origin} up to size {size}, not {asked}. Prove from {size} on."
+
+
+class CheckpointInconsistentError(Refusal):
+    code = "CHECKPOINT_INCONSISTENT"
+    zh = "账本 {origin} 大小为 {size} 的检查点不是已副署的（大小 {old_size}）增长而来：{problem}。不予副署，请查明原因。"
+    en = "The checkpoint of size {size} of {origin} is not the cosigned one (size {old_size}) grown: {problem}. It is not cosigned; find out why."
+
+
+class WitnessRunningError(LedgerError):
+    code = "WITNESS_RUNNING"
+    zh = "另一个见证进程正在使用状态目录 {folder}。"
+    en = "Another witness is using the state folder {folder}."
+
+
+class WitnessStateDamagedError(LedgerError):
+    code = "WITNESS_STATE_DAMAGED"
+    zh = "见证状态 {file} 无法读取，或不是用现有密钥副署的。请从备份恢复；删除它等于忘记见过什么。"
+    en = "The witness's state {file} cannot be read, or none of its keys cosigned it. Restore it or the key; to delete it is to forget what was seen."
+
+
 class ArchiveWrongError(LedgerError):
     code = "ARCHIVE_WRONG"
     zh = "存档分段 {segment} 不可用：{problem}。请运行 wenming archive 重写；删除整个存档目录也不会丢失任何事实。"

@@ -61,9 +61,11 @@ class InclusionProof:
             raise ProofWrongError(problem="it names no entry and no index")
         return cls(_bytes(extra[6:]), int(found[1]), tuple(map(_bytes, path)), note)
 
-    def check(self, keys: Iterable[VerifierKey], origin: str) -> OpenedCheckpoint:
+    def check(
+        self, keys: Iterable[VerifierKey], origin: str, witness_keys: Iterable[VerifierKey] = ()
+    ) -> OpenedCheckpoint:
         """The checkpoint under which the entry is proven to lie. PROOF_WRONG, and what `open_checkpoint` raises."""
-        opened = open_checkpoint(self.note.encode(), origin, keys)
+        opened = open_checkpoint(self.note.encode(), origin, keys, witness_keys)
         leaf, tree = merkle.entry_hash(self.entry), opened.checkpoint
         try:
             merkle.verify_inclusion(leaf, self.index, tree.size, list(self.path), tree.root)

@@ -15,15 +15,13 @@ the same checkpoint, and there are never two of one size.
 
 import json
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError, NoResultFound, SQLAlchemyError
@@ -42,6 +40,7 @@ from ledger.errors import (
 )
 from ledger.log import Head, LedgerLog
 from ledger.merkle import Frontier, TileError, TileHashes, grown_tiles, leaf_hash, tree_root
+from ledger.own_file import hold, write_whole
 from ledger.tree import Published, TreeStore
 
 T = TypeVar("T")
@@ -134,6 +133,17 @@ class State:
         return state
 
 
+def read_state(file: Path) -> State:
+    """What a signer says of itself, read beside it while it runs. SIGNER_HALTED if it is, or if that cannot be read."""
+    try:
+        state = State.from_json(file.read_text("utf-8"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _error(Halt("STATE_DAMAGED", 0, instant_text(utc_now()))) from None
+    if state.halted is not None:
+        raise _error(state.halted)
+    return state
+
+
 class _Stop(Exception):
     """Something does not fit; becomes a halt."""
 
@@ -162,7 +172,10 @@ class Signer:
         self._file, self._keys, self._clock = state_file, tuple(keys), clock
         self._store = TreeStore(log)
         self._check_at = time.monotonic()
-        self._lock = _locked(state_file)
+        lock = hold(state_file)
+        if lock is None:
+            raise SignerRunningError(file=str(state_file))
+        self._lock = lock
 
     def __enter__(self) -> "Signer":
         return self
@@ -418,41 +431,6 @@ class Signer:
 
     def _save(self, state: State) -> None:
         write_whole(self._file, state.to_json().encode() + b"\n")
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Replace a file so that after a crash it is either what it was or what it is to be, and on disk."""
-    new = file.with_name(file.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(descriptor)
-    os.replace(new, file)
-    if sys.platform != "win32":  # there, a folder cannot be opened
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _locked(file: Path) -> IO[bytes]:
-    """Hold the lock beside the state file; the system lets go of it when the process ends, however it ends."""
-    lock = file.with_name(file.name + ".lock").open("ab")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise SignerRunningError(file=str(file)) from None
-    return lock
 
 
 def _grown(tree: Frontier, leaves: bytes) -> Frontier:

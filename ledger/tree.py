@@ -21,9 +21,11 @@ from sqlalchemy import (
     Text,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ledger.checkpoint import Note, Signature
 from ledger.log import LedgerLog
 from ledger.merkle import Tile, TileError, TileHashes, consistency_proof, inclusion_proof, tile_hashes
 
@@ -183,7 +185,7 @@ class TreeStore:
             for tile, data in tiles
         ]
         if rows:
-            tile_insert = self._insert(tree_tiles)
+            tile_insert = self.insert_into(tree_tiles)
             connection.execute(
                 tile_insert.on_conflict_do_update(
                     index_elements=["level", "tile_index"],
@@ -192,12 +194,25 @@ class TreeStore:
                 ),
                 rows,
             )
-        new = self._insert(checkpoints).values(vars(checkpoint))
+        new = self.insert_into(checkpoints).values(vars(checkpoint))
         connection.execute(
             new.on_conflict_do_update(index_elements=["size"], set_={"note": new.excluded.note})
         )
 
-    def _insert(self, table: Table) -> Any:
+    def add_signatures(
+        self, connection: Connection, size: int, text: str, added: Iterable[Signature]
+    ) -> None:
+        """Put signatures below the note of this size, if it still says ``text``; a key's new one replaces its old."""
+        query = select(checkpoints.c.note).where(checkpoints.c.size == size)
+        stored = connection.execute(query).scalar_one_or_none()
+        note = None if stored is None else Note.parse(stored.encode())
+        if note is None or note.text != text:
+            return
+        renewed = note.with_signatures(added).to_bytes().decode()
+        connection.execute(update(checkpoints).where(checkpoints.c.size == size).values(note=renewed))
+
+    def insert_into(self, table: Table) -> Any:
+        """An INSERT of this database's kind, which may be told what to do on a conflict."""
         return (sqlite if self.log.dialect == "sqlite" else postgresql).insert(table)
 
     def _lock(self, connection: Connection) -> None:

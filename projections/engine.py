@@ -273,6 +273,7 @@ class Columns:
             return [(low, high)]
         # Keys that are wanted are compared as text.
         self._native = self._wanted is None
+        seen = _identities(files)
         try:
             for some in _stretches(segments):
                 own = {
@@ -280,8 +281,8 @@ class Columns:
                     for topic, paths in files.items()
                 }
                 self._add(partial(self._archived, own, low, high))
-        except duckdb.IOException:
-            if not _some_gone(files):
+        except duckdb.Error:
+            if _as_before(seen):
                 raise
             self._drop_parts()
             return self.feed_archive(archive, low, high)  # with what is left of it
@@ -317,13 +318,14 @@ class Columns:
         """See `archived_shares`; of one figure."""
         (figure,) = self.projections
         segments, files = archive.readable(low, high, self.topics)
+        seen = _identities(files)
         source = self._archived(files, low, high, figure)
         shares = figure.rows_sql("duckdb", wanted=self._names)
         try:
             found = self._duck.execute(f"WITH {figure.relation.name} AS ({source}) {shares}")
             return found.fetchall(), _left(segments, low, high)
-        except duckdb.IOException:
-            if not _some_gone(files):
+        except duckdb.Error:
+            if _as_before(seen):
                 raise
             return self.archived_shares(archive, low, high)
 
@@ -458,9 +460,22 @@ def _stretches(segments: Sequence[Segment]) -> Iterator[set[str]]:
     yield names
 
 
-def _some_gone(files: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether somebody is deleting the archive."""
-    return not all(path.exists() for paths in files.values() for path in paths)
+def _identities(files: Mapping[str, Sequence[Path]]) -> dict[Path, tuple[int, int] | None]:
+    """Which file stands at each place; None where one is gone already."""
+    return {path: _identity(path) for paths in files.values() for path in paths}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _as_before(seen: Mapping[Path, tuple[int, int] | None]) -> bool:
+    """Whether nobody deleted any of these files or wrote one anew."""
+    return all(before is not None and _identity(path) == before for path, before in seen.items())
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +20,12 @@ from api.cli.shown import (
     show_report,
     tree_head,
 )
-from api.cli.signing import VerifierKeys, Witnesses, verifier_keys
+from api.cli.signing import Keys, VerifierKeys, WitnessesMin, WitnessKeys, given_keys
 from api.progress import progress
 from ledger import audit
 from ledger.audit.bundled import verify_bundle
 from ledger.audit.growth import Earlier, earlier
 from ledger.bundle import Opening
-from ledger.checkpoint import VerifierKey
 from ledger.errors import InvalidRequestError
 from ledger.log import LedgerLog
 from projections import follower, replay
@@ -44,7 +42,8 @@ def verify(
         bool, typer.Option(help="Recompute every figure and compare it with its table.")
     ] = True,
     vkey: VerifierKeys = None,
-    witness: Witnesses = None,
+    witness: WitnessKeys = None,
+    witnesses_min: WitnessesMin = None,
     since: Annotated[
         Path | None,
         typer.Option(help="An earlier bundle or checkpoint: show that the log only grew since then."),
@@ -55,17 +54,18 @@ def verify(
 ) -> None:
     """Check everything that must always hold: facts, hashes, tree, what was signed, and every figure.
 
-    With the log's public keys, the signatures too. Exit code 1 on a defect.
+    With the log's public keys, the signatures too; with those of witnesses, who cosigned. Exit code 1 on a defect.
 
     A bundle needs no ledger and no key store, but a public key that came by another way than the bundle.
 
     --json prints one object: ok, size, root, checks (how many of each kind were checked), defects (the first hundred:
-    position or null, code, zh, en), defect_count, seconds, figures (null if they were not compared, or the differing
-    keys of each), since (null, or origin, size and root of the earlier log) and bundle (null, or what the bundle claims
-    to be: ledger_id, kind, schema_version, created_at, origin, size, root, keys).
+    position or null, code, zh, en), defect_count, seconds, witnessed (how far each witness cosigned), figures (null if
+    they were not compared, or the differing keys of each), since (null, or origin, size and root of the earlier log)
+    and bundle (null, or what the bundle claims to be: ledger_id, kind, schema_version, created_at, origin, size, root,
+    keys).
     """
-    keys = Keys(verifier_keys(vkey), verifier_keys(witness))
-    if not keys.log and (bundle or witness):
+    keys = given_keys(vkey, witness, witnesses_min)
+    if not keys.log and bundle:
         raise InvalidRequestError(
             problem="give the log's public key with --vkey: nothing else proves who signed"
         )
@@ -86,19 +86,19 @@ def verify(
     raise typer.Exit(0 if whole else 1)
 
 
-@dataclass(frozen=True)
-class Keys:
-    """Public keys that are believed: the log's, and those of witnesses that must have cosigned."""
-
-    log: list[VerifierKey]
-    witnesses: list[VerifierKey]
-
-
 def _verified_bundle(
     file: Path, keys: Keys, origin: str, kept: Earlier | None
 ) -> tuple[audit.Report, Opening]:
     with progress() as report:
-        return verify_bundle(file, keys.log, keys.witnesses, origin, kept, partial(report, "verifying facts"))
+        return verify_bundle(
+            file,
+            keys.log,
+            keys.witnesses,
+            keys.witnesses_min,
+            origin,
+            kept,
+            partial(report, "verifying facts"),
+        )
 
 
 def _verified_log(
@@ -106,7 +106,14 @@ def _verified_log(
 ) -> tuple[audit.Report, Differing | None]:
     with open_log(database) as log:
         with progress() as report:
-            found = audit.verify(log, partial(report, "verifying facts"), keys.log, keys.witnesses, kept)
+            found = audit.verify(
+                log,
+                partial(report, "verifying facts"),
+                keys.log,
+                keys.witnesses,
+                keys.witnesses_min,
+                kept,
+            )
         return found, _compare(log) if figures and found.ok else None
 
 

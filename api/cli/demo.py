@@ -20,9 +20,13 @@ from api.demo import run
 from api.parts import Parts
 from api.progress import progress
 from api.settings import Settings, read_settings
+from api.signing import signer_of
 from ledger import audit, ids
+from ledger.checkpoint import VerifierKey
 from ledger.codec import decode
 from ledger.events import VolunteerEnrolled, VolunteerProfileCorrected
+from ledger.signing_keys import create_key_file, read_key_files
+from ledger.tree import TreeStore
 from projections import follower, replay
 from projections.rankings import Terms, star_ranking
 
@@ -41,10 +45,12 @@ def demo(
     settings = _settings(database or PLACE, port)
     plan = run.Plan(volunteers, months, seed)
     with closing(run.open_demo(settings, plan)) as parts:
+        _require_signing_key(parts)
         if run.is_complete(parts):
             _reuse(parts, plan)
         else:
             _make(parts, plan)
+        say(f"public key: {_vkey(parts).to_text()}  (wenming verify --vkey KEY, wenming check-proof)")
         if serve:
             say(f"http://{settings.host}:{settings.port}  (keys: {_sample_file(settings)}; stop: Ctrl-C)")
             serve_parts(parts)
@@ -53,13 +59,17 @@ def demo(
 def _settings(database: str, port: int | None) -> Settings:
     """Keys of its own beside the demonstration, whatever the environment says about those of a real ledger."""
     keys = _beside(database).with_suffix(".keys.db")
-    return read_settings(
+    signing_key = _beside(database).with_suffix(".signing.key")
+    settings = read_settings(
         database=database,
         keys=f"sqlite:///{keys}",
         master_key_file=keys.with_suffix(".master"),
         port=port,
         follow=True,
+        signing_key=signing_key,
+        signer_state=signing_key.with_suffix(".state.json"),
     )
+    return settings.model_copy(update={"witnesses": None})
 
 
 def _beside(database: str) -> Path:
@@ -76,8 +86,27 @@ def _sample_file(settings: Settings) -> Path:
     return settings.master_key.with_name(settings.master_key.name.replace(".master", "") + ".sample-keys.txt")
 
 
+def _require_signing_key(parts: Parts) -> None:
+    """The key that signs the demonstration's checkpoints, made where there is none."""
+    file = parts.settings.signing_key
+    if file is not None and not file.exists():
+        create_key_file(file, f"wenming.example/demo/{parts.log.identity.ledger_id}")
+
+
+def _vkey(parts: Parts) -> VerifierKey:
+    file = parts.settings.signing_key
+    return read_key_files([] if file is None else [file])[0].verifier_key
+
+
+def _sign(parts: Parts) -> None:
+    with signer_of(parts.log, parts.settings) as signer:
+        signer.sign_once()
+
+
 def _reuse(parts: Parts, plan: run.Plan) -> None:
     say(f"reusing {parts.settings.shown()['database']} ({parts.log.head().size:,} facts)")
+    if TreeStore(parts.log).latest() is None:  # stopped just before that, or made by an earlier version
+        _sign(parts)
     if parts.log.identity.ledger_id != plan.ledger_id:
         complain("It was made with other parameters; for these, choose another --database.")
     elif not _sample_file(parts.settings).exists():  # stopped just before, or removed since
@@ -89,8 +118,12 @@ def _make(parts: Parts, plan: run.Plan) -> None:
     with progress() as report:
         with _timed(times, "telling"):
             told = run.fill(parts, plan, report)
+        with _timed(times, "signing"):
+            _sign(parts)
         with _timed(times, "verifying"):
-            found = audit.verify(parts.log, lambda done, whole: report("verifying facts", done, whole))
+            found = audit.verify(
+                parts.log, lambda done, whole: report("verifying facts", done, whole), [_vkey(parts)]
+            )
         with _timed(times, "rebuilding"):
             follower.rebuild(parts.log, progress=report)
         with _timed(times, "comparing"):

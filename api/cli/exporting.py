@@ -7,7 +7,7 @@ import typer
 
 from api.cli.given import Database, open_log
 from api.cli.shown import say
-from api.cli.signing import Key, VerifierKeys, verifier_keys
+from api.cli.signing import Key, VerifierKeys, given_keys
 from api.progress import progress
 from api.settings import read_settings
 from ledger.bundling import export_bundle
@@ -28,7 +28,7 @@ def bundle(
     before it gets its name. Names stay sealed and no key store is in it; pseudonymous ids, times and minutes are in
     clear.
     """
-    keys = verifier_keys(vkey) or _own_keys(database, key)
+    keys = given_keys(vkey, None, None).log or _own_keys(database, key)
     with open_log(database) as log, progress() as report:
         made = export_bundle(log, file, keys, report)
     say(f"{made.size:,} facts, {file.stat().st_size:,} bytes, root {made.root}")

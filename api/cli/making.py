@@ -16,6 +16,7 @@ from api.cli.shown import complain, say
 from api.parts import Parts
 from api.progress import progress
 from api.settings import read_settings
+from api.signing import require_signing
 from ledger.commands import PublishRuleBook
 from ledger.errors import LedgerExistsError
 from ledger.rulebook import default_rulebook, local_day
@@ -68,6 +69,7 @@ def serve(
 ) -> None:
     """Serve the API. Refuses a database without a ledger."""
     settings = read_settings(database=database, keys=keys, host=host, port=port, follow=follow)
+    require_signing(settings)
     with wiring.opened(settings) as parts:
         serve_parts(parts)
 

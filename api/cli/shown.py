@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -120,6 +121,14 @@ def _row(row: Any) -> dict[str, Any]:
     return {**fields, "facts": " ".join(map(str, positions[:FACTS_SHOWN])) + more}
 
 
+def posix_time(seconds: int) -> str:
+    """The time that a cosignature names; nothing if it is none that a calendar knows."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +140,8 @@ def show_report(found: audit.Report, wrong: Differing | None) -> None:
     for what, count in found.checks.items():
         table.add_row(what, f"{count:,}")
     out.print(table)
+    for one in found.witnessed:
+        say(f"cosigned by {one.witness} up to size {one.size:,}, at {posix_time(one.time_seconds)}")
     for defect in found.defects:
         where = "" if defect.position is None else f"position {defect.position}: "
         say(f"✗ {defect.code}  {where}{defect.en}", f"  {defect.zh}")

@@ -28,7 +28,7 @@ from ledger.audit.outcomes import Outcomes
 from ledger.audit.report import DEFECTS_KEPT, Defect, Findings, Report
 from ledger.audit.sharing import helpers_for
 from ledger.audit.structure import check_structure, checking_file
-from ledger.audit.tree import StoredTree, TreeAudit, origin_of
+from ledger.audit.tree import StoredTree, TreeAudit, origin_of, require_witnesses
 from ledger.checkpoint import VerifierKey
 from ledger.codec import instant_text
 from ledger.log import LedgerLog
@@ -42,15 +42,16 @@ def verify(
     log: LedgerLog,
     progress: Callable[[int, int], None] | None = None,
     log_keys: Sequence[VerifierKey] = (),
-    witnesses: Sequence[VerifierKey] = (),
+    witness_keys: Sequence[VerifierKey] = (),
+    witnesses_min: int = 0,
     since: Earlier | None = None,
     helpers: int | None = None,
 ) -> Report:
     """Check the whole log as of one moment; ``progress`` is told (facts done, facts in all) now and then.
 
-    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too, and
-    that ``witnesses`` cosigned the newest; with ``since``, that the log only grew since then. ``helpers`` processes
-    share the work: as many as the log is worth if None.
+    Checkpoints and tiles are checked where there are any; with ``log_keys``, their signatures by one of these too;
+    of ``witness_keys``, at least ``witnesses_min`` must have cosigned the newest one; with ``since``, the log only grew
+    since then. ``helpers`` processes share the work: as many as the log is worth if None.
     Raises LEDGER_BUSY if the database is held, BUNDLE_WRONG if what was kept is no bundle, and what the driver says if
     the connection is lost: these are no defects.
     """
@@ -67,7 +68,9 @@ def verify(
             stored = _stored_tree(connection, source, findings)
             tree = None
             if stored is not None:
-                tree = TreeAudit(stored.size, stored.tile, findings.found, log_keys, witnesses)
+                tree = TreeAudit(
+                    stored.size, stored.tile, findings.found, log_keys, witness_keys, witnesses_min
+                )
                 for checkpoint in stored.checkpoints:
                     tree.expect(*checkpoint)
             facts = Facts(
@@ -86,7 +89,9 @@ def verify(
                 with tolerant(findings, "tree_tiles"):
                     tree.finish(facts.frontier)
                     stored.count_tiles()
-                findings.checks |= {"checkpoints": tree.checkpoints, "tiles": tree.tiles}
+                findings.checks |= tree.checks
+            else:
+                require_witnesses(findings.found, 0, 0, witnesses_min)
             if head is not None and "facts" in readable:
                 compare_head(head, facts, findings)
             if growth is not None:
@@ -98,6 +103,7 @@ def verify(
         tuple(findings.defects),
         findings.count,
         round(time.monotonic() - started, 3),
+        () if tree is None else tree.witnessed,
     )
 
 

@@ -39,7 +39,8 @@ BATCH_FACTS, BATCH_BYTES = 1_000, 2 << 20
 def verify_bundle(
     path: Path,
     log_keys: Sequence[VerifierKey],
-    witnesses: Sequence[VerifierKey] = (),
+    witness_keys: Sequence[VerifierKey] = (),
+    witnesses_min: int = 0,
     origin: str | None = None,
     since: Earlier | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -47,7 +48,8 @@ def verify_bundle(
 ) -> tuple[Report, Opening]:
     """Check a bundle, and tell what it claims to be. With no keys, only that it fits itself.
 
-    ``origin`` is the name of the log that it must be of; any if None. BUNDLE_WRONG if it is not written as one is:
+    ``origin`` is the name of the log that it must be of, any if None; of ``witness_keys``, at least ``witnesses_min``
+    must have cosigned its checkpoint. BUNDLE_WRONG if it is not written as one is:
     then there is nothing to check. Memory does not grow with the bundle.
     """
     started = time.monotonic()
@@ -57,7 +59,13 @@ def verify_bundle(
         bundle = _Bundle(ZipReader(file), findings, growth)
         contents = bundle.opening.contents
         tree = TreeAudit(
-            contents.size, bundle.tile, findings.found, log_keys, witnesses, origin or contents.origin
+            contents.size,
+            bundle.tile,
+            findings.found,
+            log_keys,
+            witness_keys,
+            witnesses_min,
+            origin or contents.origin,
         )
         bundle.expect = tree.expect
         facts = Facts(contents.created_at, _text, None, tree, growth, findings)
@@ -73,12 +81,12 @@ def verify_bundle(
         {
             "entries": bundle.reader.count,
             **facts.checks,
-            "checkpoints": tree.checkpoints,
-            "tiles": tree.tiles,
+            **tree.checks,
         },
         tuple(findings.defects),
         findings.count,
         round(time.monotonic() - started, 3),
+        tree.witnessed,
     )
     return report, bundle.opening
 

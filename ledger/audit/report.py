@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from ledger.audit.tree import Witnessed
+
 DEFECTS_KEPT = 100
 """Defects told one by one; beyond that they are only counted."""
 
@@ -102,9 +104,11 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
         "大小为 {size} 的检查点属于另一个账本名称。",
         "The checkpoint of size {size} is of a log of another name.",
     ),
-    "WITNESS_MISSING": (
-        "大小为 {size} 的检查点没有见证人 {witness} 的有效会签。",
-        "The checkpoint of size {size} is not validly cosigned by the witness {witness}.",
+    "COSIGNATURES_TOO_FEW": (
+        "最新的检查点（大小 {size}）有 {count} 个已知见证人副署，要求至少 {minimum} 个；"
+        "副署足够的最新检查点大小为 {enough}。",
+        "The newest checkpoint (size {size}) is cosigned by {count} of the known witnesses, and at least {minimum} are"
+        " asked for; the newest that has enough is of size {enough}.",
     ),
     "BUNDLE_COUNT_WRONG": (
         "证据包的 {path} 应有第 {first} 至 {last} 条事实，实有 {lines} 行。",
@@ -187,7 +191,7 @@ class Report:
 
     ``size`` is how many facts were read, ``root`` the RFC 6962 root over them in hex, recomputed from their columns;
     ``checks`` says how many of each kind of thing were checked, ``defects`` holds the first hundred of
-    ``defect_count``.
+    ``defect_count``. ``witnessed`` says how far each known witness has cosigned.
     """
 
     size: int
@@ -196,6 +200,7 @@ class Report:
     defects: tuple[Defect, ...]
     defect_count: int
     seconds: float
+    witnessed: tuple[Witnessed, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -8,11 +8,12 @@ checkpoint that does not fit is named, and where the tiles were left alone, the 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
 
-from ledger.checkpoint import Checkpoint, Note, VerifierKey, open_note
+from ledger.checkpoint import Checkpoint, Note, TrustedSignature, VerifierKey
 from ledger.errors import ExpectedError
 from ledger.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, Tile, new_tiles, root_of
 
@@ -26,11 +27,22 @@ class Found(Protocol):
 StoredTile = Callable[[int, int], tuple[Any, bytes]]
 
 
+@dataclass(frozen=True)
+class Witnessed:
+    """The newest checkpoint that a witness (its key's label) cosigned, and when: POSIX seconds, the witness's word."""
+
+    witness: str
+    size: int
+    time_seconds: int
+
+
 class TreeAudit:
     """Walks checkpoints and tiles beside the leaves.
 
     ``size`` is that of the newest checkpoint, ``stored`` says width and hashes of a tile at a level and index.
-    With ``keys``, each note must be signed by one of them, and each of ``witnesses`` must have cosigned the newest.
+    With ``keys``, each note must be signed by one of them. Only before the first that is, checkpoints may bear keys
+    that were not given: the log's earlier ones, perhaps. They are counted, and the later checkpoints cover what they
+    cover. Of ``witness_keys`` no cosignature may be wrong, and ``witnesses_min`` must stand under the newest.
     With ``origin``, each must be of that log.
     """
 
@@ -40,12 +52,18 @@ class TreeAudit:
         stored: StoredTile,
         found: Found,
         keys: Sequence[VerifierKey],
-        witnesses: Sequence[VerifierKey] = (),
+        witness_keys: Sequence[VerifierKey] = (),
+        witnesses_min: int = 0,
         origin: str | None = None,
     ) -> None:
         self.size, self._stored, self._found = size, stored, found
-        self._keys, self._witnesses, self._origin = tuple(keys), tuple(witnesses), origin
-        self.checkpoints = self.tiles = 0
+        self._keys, self._witness_keys, self._origin = tuple(keys), tuple(witness_keys), origin
+        self._witnesses_min = witnesses_min
+        self._before_keys: list[int] | None = []
+        self._witnessed: dict[str, Witnessed] = {}
+        self._newest: tuple[int, frozenset[str]] = (0, frozenset())
+        self._enough = 0
+        self.checkpoints = self.checkpoints_of_other_keys = self.tiles = 0
         self._fits_until, self._is_apart = 0, False
         self._rows: list[bytearray] = []
         self._tiles_begun: list[int] = []
@@ -68,6 +86,23 @@ class TreeAudit:
                 self._compare_tile(level)
         while self._waiting:
             self._compare(*self._waiting.popleft(), tree)
+        for size in self._before_keys or ():
+            self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
+        size, names = self._newest
+        require_witnesses(self._found, size, len(names), self._witnesses_min, self._enough)
+
+    @property
+    def checks(self) -> dict[str, int]:
+        """How many of each kind were checked."""
+        others = self.checkpoints_of_other_keys
+        return {"checkpoints": self.checkpoints, "tiles": self.tiles} | (
+            {"checkpoints of keys not given": others} if others else {}
+        )
+
+    @property
+    def witnessed(self) -> tuple[Witnessed, ...]:
+        """How far each of the known witnesses has cosigned, by name."""
+        return tuple(self._witnessed[name] for name in sorted(self._witnessed))
 
     # -- checkpoints --
 
@@ -82,21 +117,45 @@ class TreeAudit:
 
     def _check_note(self, size: int, root: bytes, note: bytes) -> None:
         """The note says what the row says, in the name of one of the keys if there are any to ask for."""
-        cosigned = self._witnesses if size == self.size else ()
         try:
-            opened = open_note(note, (*self._keys, *cosigned)) if self._keys else None
-            said = Checkpoint.parse(opened.text if opened else Note.parse(note).text)
+            parsed = Note.parse(note)
+            said = Checkpoint.parse(parsed.text)
+            trusted = self._trusted(parsed)
         except ExpectedError:
-            opened = said = None
-        signed = {trusted.key for trusted in opened.trusted} if opened else set()
-        is_ours = not self._keys or not signed.isdisjoint(self._keys)
-        if said is None or (said.size, said.root) != (size, root) or not is_ours:
+            self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
+            return
+        self._note_witnesses(size, [one for one in trusted if one.key in self._witness_keys])
+        if (said.size, said.root) != (size, root) or not self._is_by_the_log(size, trusted):
             self._found(None, "CHECKPOINT_NOTE_WRONG", size=size)
         elif self._origin is not None and said.origin != self._origin:
             self._found(None, "CHECKPOINT_ORIGIN_WRONG", size=size)
-        for witness in cosigned:
-            if witness not in signed:
-                self._found(None, "WITNESS_MISSING", size=size, witness=witness.label)
+
+    def _trusted(self, note: Note) -> list[TrustedSignature]:
+        """Every signature of a known key; SIGNATURE_WRONG if one is not."""
+        known = {(key.name, key.key_id): key for key in (*self._keys, *self._witness_keys)}
+        lines = [(known.get(line.identity), line) for line in note.signatures]
+        return [key.verify(note.text, line) for key, line in lines if key is not None]
+
+    def _is_by_the_log(self, size: int, trusted: Sequence[TrustedSignature]) -> bool:
+        """Of a checkpoint before the first that is, it is decided when that one is met, or at the end."""
+        if not self._keys:
+            return True
+        if any(one.key in self._keys for one in trusted):
+            self.checkpoints_of_other_keys += len(self._before_keys or ())
+            self._before_keys = None
+            return True
+        if self._before_keys is None:
+            return False
+        self._before_keys.append(size)
+        return True
+
+    def _note_witnesses(self, size: int, cosignatures: Sequence[TrustedSignature]) -> None:
+        names = frozenset(one.key.name for one in cosignatures)
+        self._newest = (size, names)
+        if len(names) >= self._witnesses_min:
+            self._enough = size
+        for one in cosignatures:
+            self._witnessed[one.key.label] = Witnessed(one.key.label, size, one.time_seconds or 0)
 
     # -- tiles --
 
@@ -162,6 +221,12 @@ class StoredTree:
                 yield size, _bytes(root), _bytes(note)
             else:
                 self._found(None, "COLUMN_MALFORMED", table="checkpoints", column="size")
+
+
+def require_witnesses(found: Found, size: int, count: int, minimum: int, enough: int = 0) -> None:
+    """The newest checkpoint must bear ``minimum`` cosignatures; ``enough`` is the newest that does, if one does."""
+    if count < minimum:
+        found(None, "COSIGNATURES_TOO_FEW", size=size, count=count, minimum=minimum, enough=enough)
 
 
 def origin_of(note: bytes) -> str | None:

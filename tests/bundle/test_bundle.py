@@ -373,7 +373,7 @@ def test_a_bundle_of_a_log_of_another_name_is_not_ours(file: Path) -> None:
     assert {code for code, _ in found(report)} == {"CHECKPOINT_ORIGIN_WRONG"}
 
 
-def test_each_witness_that_is_asked_for_must_have_cosigned(tmp_path: Path) -> None:
+def test_as_many_witnesses_as_are_asked_for_must_have_cosigned(tmp_path: Path) -> None:
     witness = SignerKey("witness.example", bytes(range(64, 96)), Algorithm.COSIGNATURE_V1)
     absent = SignerKey("other.example", bytes(range(96, 128)), Algorithm.COSIGNATURE_V1).verifier_key
     site = made(tmp_path, (3, 20))
@@ -384,13 +384,14 @@ def test_each_witness_that_is_asked_for_must_have_cosigned(tmp_path: Path) -> No
     site.edit(("UPDATE checkpoints SET note = ? WHERE size = 20", (cosigned,)))
     file = export(site, tmp_path / "log.zip")
     keys = [KEY.verifier_key]
-    assert verify_bundle(file, keys, [witness.verifier_key])[0].ok
-    assert verify(site.log, log_keys=keys, witnesses=[witness.verifier_key]).ok
-    for report in (
-        verify_bundle(file, keys, [witness.verifier_key, absent])[0],
-        verify(site.log, log_keys=keys, witnesses=[absent]),
-    ):
-        assert [(one.code, absent.label in one.en) for one in report.defects] == [("WITNESS_MISSING", True)]
+    both = [witness.verifier_key, absent]
+    for minimum, codes in ((1, []), (2, ["COSIGNATURES_TOO_FEW"])):
+        for report in (
+            verify_bundle(file, keys, both, minimum)[0],
+            verify(site.log, log_keys=keys, witness_keys=both, witnesses_min=minimum),
+        ):
+            assert [one.code for one in report.defects] == codes
+            assert [(one.witness, one.size) for one in report.witnessed] == [(witness.verifier_key.label, 20)]
     site.log.close()
 
 

@@ -73,7 +73,8 @@ def test_json_says_what_was_checked_and_what_is_only_claimed(desk: Desk) -> None
     note.write_text(desk.run("checkpoint").out, encoding="utf-8")
     said = json.loads(wenming("verify", file, "--vkey", desk.vkey, "--since", note, "--json").out)
     assert list(said) == [
-        "ok", "size", "root", "checks", "defects", "defect_count", "seconds", "figures", "since", "bundle",
+        "ok", "size", "root", "checks", "defects", "defect_count", "seconds", "witnessed", "figures", "since",
+        "bundle",
     ]  # fmt: skip
     assert (said["ok"], said["size"], said["figures"], said["defects"]) == (True, 12, None, [])
     assert said["since"] == {"origin": NAME, "size": 12, "root": said["root"]}

@@ -32,6 +32,7 @@ from ledger.checkpoint import (
 )
 from ledger.errors import (
     CheckpointMalformedError,
+    CosignaturesTooFewError,
     LedgerError,
     NoteKeyMalformedError,
     NoteKeysAmbiguousError,
@@ -698,3 +699,18 @@ def test_accepted_bytes_have_one_spelling(text: str, blank: str, lines: list[str
 def test_arbitrary_bytes_are_refused_like_any_malformed_note(data: bytes) -> None:
     with pytest.raises(LedgerError):
         open_checkpoint(data, ORIGIN, verifiers(LOG))
+
+
+def test_enough_witnesses_must_have_cosigned_and_each_counts_once() -> None:
+    other = SignerKey("w2.example", bytes(range(7, 39)), Algorithm.COSIGNATURE_V1)
+    renewed = SignerKey(WITNESS.name, bytes(range(8, 40)), Algorithm.COSIGNATURE_V1)
+    both = COSIGNED.with_signatures([renewed.cosign(TEXT, NOON)]).to_bytes()
+    found = open_checkpoint(both, ORIGIN, verifiers(LOG), verifiers(WITNESS, renewed, other))
+    found.require_witnesses(0)
+    found.require_witnesses(1)
+    with pytest.raises(CosignaturesTooFewError) as few:
+        found.require_witnesses(2)
+    assert WITNESS.name in few.value.sentence_en
+    nobody = open_checkpoint(both, ORIGIN, verifiers(LOG), verifiers(other))
+    with pytest.raises(CosignaturesTooFewError):
+        nobody.require_witnesses(1)

@@ -4,18 +4,14 @@ Needs Go and that package as Debian installs it (golang-go, golang-golang-x-mod-
 """
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger.checkpoint import Note, Signature, SignerKey, VerifierKey, open_note, sign, sign_checkpoint
 from ledger.errors import LedgerError
-from tests import services
 from tests.checkpoint.test_checkpoint import (
     CHECKPOINT,
     COSIGNED,
@@ -30,10 +26,7 @@ from tests.checkpoint.test_checkpoint import (
     WITNESS,
     verifiers,
 )
-
-GO_PATH = Path("/usr/share/gocode")
-PACKAGE = GO_PATH / "src/golang.org/x/mod/sumdb/note"
-SOURCE = Path(__file__).parent / "go" / "note.go"
+from tests.go import NOTE, built
 
 Go = Callable[..., subprocess.CompletedProcess[bytes]]
 """Runs the Go program with these arguments and this standard input."""
@@ -41,40 +34,13 @@ Go = Callable[..., subprocess.CompletedProcess[bytes]]
 
 @pytest.fixture(scope="module")
 def go(tmp_path_factory: pytest.TempPathFactory) -> Go:
-    """The built program; without Go or the package the test fails in CI and is skipped, saying so, elsewhere."""
-    missing = _missing()
-    if missing:
-        if services.required():
-            pytest.fail(f"Go's note package is required here: {missing}")
-        pytest.skip(f"Go's note package: {missing}")
-    folder = tmp_path_factory.mktemp("go")
-    program = folder / "note"
-    built = subprocess.run(
-        ["go", "build", "-o", str(program), str(SOURCE)],
-        env=_environment(folder),
-        capture_output=True,
-        text=True,
-    )
-    assert built.returncode == 0, built.stderr
+    """The built program; without Go or its packages the test fails in CI and is skipped, saying so, elsewhere."""
+    program = built(NOTE, tmp_path_factory.mktemp("go"))
 
     def run(*arguments: str, standard_input: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run([program, *arguments], input=standard_input, capture_output=True, timeout=60)
 
     return run
-
-
-def _missing() -> str | None:
-    if shutil.which("go") is None:
-        return "there is no go command (apt install golang-go)"
-    if not PACKAGE.is_dir():
-        return f"{PACKAGE} is not there (apt install golang-golang-x-mod-dev)"
-    return None
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Build from Debian's sources only: no modules, no network, no C compiler."""
-    ours = {"GO111MODULE": "off", "GOPATH": str(GO_PATH), "GOFLAGS": "", "GOPROXY": "off", "CGO_ENABLED": "0"}
-    return {"HOME": str(folder)} | dict(os.environ) | ours | {"GOTOOLCHAIN": "local"}
 
 
 def opened_by(go: Go, data: bytes, *keys: VerifierKey) -> dict[str, Any] | None:

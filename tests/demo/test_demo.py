@@ -19,12 +19,14 @@ from fastapi.testclient import TestClient
 
 from api import parts as wiring
 from api.app import create_app
+from api.cli.demo import _settings as demo_settings
 from api.demo import run
 from api.demo.county import County
 from api.demo.run import KINDS, Plan, Told
 from api.demo.story import Story
 from api.parts import Parts
 from api.settings import Settings, read_settings
+from ledger.checkpoint import Note
 from ledger.log import LedgerLog
 from tests.cli import Done, running, wenming
 
@@ -38,7 +40,10 @@ Content = list[tuple[int, UUID, int, str, dict[str, Any]]]
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("DATABASE", "KEYS", "MASTER_KEY_FILE", "HOST", "PORT", "BUSY_SECONDS", "FOLLOW"):
+        for name in (
+            "DATABASE", "KEYS", "MASTER_KEY_FILE", "HOST", "PORT", "BUSY_SECONDS", "FOLLOW", "SIGNING_KEY",
+            "SIGNER_STATE", "WITNESSES",
+        ):  # fmt: skip
             patch.delenv(f"WENMING_{name}", raising=False)
         yield
 
@@ -336,6 +341,44 @@ def test_lost_sample_keys_are_made_anew(copy: Demo) -> None:
     assert dict(copy.keys).keys() == old.keys()
     with wiring.opened(copy.settings()) as parts:
         assert [parts.accounts.who(key).role for _, key in copy.keys][:2] == ["admin", "auditor"]
+
+
+def vkey_in(said: str) -> str:
+    return re.findall(r"^public key: (\S+)", said, re.MULTILINE)[0]
+
+
+def test_it_is_signed_and_verified_by_the_key_that_it_prints(copy: Demo) -> None:
+    vkey = vkey_in(copy.done.out)
+    checkpoint = wenming("checkpoint", "--database", copy.url, "--vkey", vkey)
+    assert (checkpoint.code, checkpoint.out.split("\n")[1]) == (0, str(len(content_of(copy))))
+    assert wenming("verify", "--no-figures", "--database", copy.url, "--vkey", vkey).code == 0
+    assert (copy.folder / "demo.signing.key").stat().st_mode & 0o777 == 0o600
+    assert vkey_in(make(SMALL, copy.url).out) == vkey
+
+
+def test_one_that_was_never_signed_is_signed_at_its_next_start(copy: Demo) -> None:
+    with sqlite3.connect(copy.file) as connection:
+        connection.executescript("DROP TABLE checkpoints; DROP TABLE tree_tiles;")
+    for file in copy.folder.glob("demo.signing.*"):
+        file.unlink()
+    done = make(SMALL, copy.url)
+    assert (done.code, done.err) == (0, "")
+    assert wenming("checkpoint", "--database", copy.url, "--vkey", vkey_in(done.out)).code == 0
+
+
+def test_the_served_one_goes_on_signing_also_with_a_key_that_was_lost(copy: Demo) -> None:
+    (copy.folder / "demo.signing.key").unlink()
+    vkey = vkey_in(make(SMALL, copy.url).out)
+    settings = demo_settings(copy.url, None)
+    with wiring.opened(settings) as parts, TestClient(create_app(parts)) as client:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while vkey.split("+")[1] not in signers(client.get("/log/checkpoint").content):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def signers(note: bytes) -> set[str]:
+    return {signature.key_id.hex() for signature in Note.parse(note).signatures}
 
 
 def test_an_unfinished_demonstration_of_other_parameters_is_refused(tmp_path: Path) -> None:

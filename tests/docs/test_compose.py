@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,12 @@ import psycopg
 import pytest
 import yaml
 
+from tests.cli import wenming
+
 ROOT = Path(__file__).parent.parent.parent
-OURS = ("init", "api", "follower")
+OURS = ("init", "api", "follower", "signing-key", "signer", "witness-key", "witness")
+PLACES = ("keys", "master", "signing", "signer-state", "witness", "etc/wenming")
+"""Where the containers keep things: folders here."""
 STARTED_WITHIN_SECONDS = 60
 
 
@@ -71,8 +75,38 @@ def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> No
 def test_only_who_needs_names_has_the_keys_and_only_init_is_the_owner(compose: dict[str, Any]) -> None:
     services = compose["services"]
     with_keys = {name for name in services if any("keys:" in v for v in services[name].get("volumes", ()))}
-    owners = {n for n in OURS if "//wenming_owner:" in services[n]["environment"]["WENMING_DATABASE"]}
+    owners = {
+        n
+        for n in OURS
+        if "//wenming_owner:" in services[n].get("environment", {}).get("WENMING_DATABASE", "")
+    }
     assert (with_keys, owners) == ({"init", "api"}, {"init"})
+
+
+def test_signer_and_witness_are_users_of_their_own_with_volumes_of_their_own(compose: dict[str, Any]) -> None:
+    services, users = compose["services"], (ROOT / "Dockerfile").read_text("utf-8")
+    own = {
+        "wenming-signer": ({"signing-key", "signer"}, {"signing", "signer-state"}),
+        "wenming-witness": ({"witness-key", "witness"}, {"witness"}),
+    }
+    for user, (names, volumes) in own.items():
+        assert f"useradd --system --uid 1000{2 + list(own).index(user)} --no-create-home {user}" in users
+        assert {name for name in OURS if services[name].get("user") == user} == names
+        for volume in volumes:
+            mounted = {
+                n for n in services if any(v.startswith(f"{volume}:") for v in services[n].get("volumes", ()))
+            }
+            assert mounted <= names
+            assert re.search(rf"install -d -o {user} -m 0700 [^&]*/{volume}\b", users)
+        for name in names:
+            assert {v.split(":")[0] for v in services[name]["volumes"]} <= volumes
+            assert services[name]["working_dir"] == "/"  # the image's own is another user's
+    assert services["signer"]["volumes"][0] == "signing:/signing:ro"
+    assert {name for name in OURS if services[name].get("profiles")} == {"witness-key", "witness"}
+
+
+def test_no_signing_key_stands_in_the_file() -> None:
+    assert "PRIVATE+KEY" not in (ROOT / "docker-compose.yml").read_text("utf-8")
 
 
 def test_the_image_runs_as_nobody_special_and_says_when_it_is_well() -> None:
@@ -103,26 +137,32 @@ class Place:
     server: str
     folder: Path
     port: int
+    witness_port: int
 
     def environment(self, service: str) -> dict[str, str]:
-        given = {name: self._here(value) for name, value in self.services[service]["environment"].items()}
+        asked = self.services[service].get("environment", {})
+        given = {name: self._here(value) for name, value in asked.items()}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WENMING_")}
         if "WENMING_PORT" in given:
             given |= {"WENMING_HOST": "127.0.0.1", "WENMING_PORT": str(self.port)}
+        if "WENMING_WITNESS_PORT" in given:
+            given |= {"WENMING_WITNESS_HOST": "127.0.0.1", "WENMING_WITNESS_PORT": str(self.witness_port)}
         return kept | given | {"PYTHONPATH": str(ROOT)}
 
     def _here(self, value: str) -> str:
         value = value.replace("@postgres:5432/wenming", f"@{self.server}")
-        return re.sub(r"(?<=/)/(keys|master)/", rf"{self.folder}/\1/", "/" + value).removeprefix("/")
+        places = rf"(?<=/)/({'|'.join(PLACES)})/"
+        return re.sub(places, rf"{self.folder}/\1/", "/" + value).removeprefix("/")
 
-    def command(self, service: str) -> list[str]:
-        program, *arguments = self.services[service]["command"]
+    def command(self, service: str, given: Sequence[str] = ()) -> list[str]:
+        """The service's own command, or another one that is run where it runs."""
+        program, *arguments = given or self.services[service]["command"]
         assert program == "wenming"
-        return [sys.executable, "-m", "api.cli", *arguments]
+        return [sys.executable, "-m", "api.cli", *map(self._here, arguments)]
 
-    def run(self, service: str) -> subprocess.CompletedProcess[str]:
+    def run(self, service: str, given: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(service),
+            self.command(service, given),
             env=self.environment(service),
             cwd=self.folder,
             text=True,
@@ -151,13 +191,14 @@ def place(compose: dict[str, Any], postgres_url: str, tmp_path: Path) -> Iterato
     """The database as the image would leave it: the owner it makes, and the login our script adds."""
     address = postgres_url.rsplit("@", 1)[1]
     owner = compose["services"]["postgres"]["environment"]
-    for name in ("keys", "master"):
-        (tmp_path / name).mkdir()
+    for name in PLACES:
+        (tmp_path / name).mkdir(parents=True)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         make = f"CREATE ROLE {owner['POSTGRES_USER']} LOGIN SUPERUSER PASSWORD '{owner['POSTGRES_PASSWORD']}'"
         connection.execute(make.encode())
         connection.execute(compose["configs"]["app_login"]["content"])
-    yield Place(compose["services"], address, tmp_path, free_port())
+    (tmp_path / "etc/wenming/witnesses").write_text(compose["configs"]["witnesses"]["content"])
+    yield Place(compose["services"], address, tmp_path, free_port(), free_port())
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("DROP OWNED BY wenming_owner, wenming_app CASCADE")
         connection.execute("DROP ROLE wenming_owner, wenming_app")
@@ -221,6 +262,41 @@ def test_the_first_administrator_of_init_opens_the_api(place: Place) -> None:
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             assert json.load(answer)["head"] == 1
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STARTED_WITHIN_SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow  # about 20 s: six processes, one after the other
+def test_the_signer_signs_with_a_key_of_its_own_and_a_witness_cosigns(place: Place) -> None:
+    database = ("--database", place.environment("follower")["WENMING_DATABASE"])
+
+    def cosigners() -> set[str]:
+        """Who stands below the newest checkpoint, as anybody reads it from the database."""
+        note = wenming("checkpoint", *database).out
+        return {line.split()[1] for line in note.splitlines() if line.startswith("— ")}
+
+    assert place.run("init").returncode == 0
+    vkey = place.run("signing-key").stdout.strip()
+    assert vkey.startswith("ledger.example/trial+")
+    assert (place.folder / "signing/log.key").stat().st_mode & 0o777 == 0o600
+    witness_vkey = place.run("witness-key").stdout.strip()
+    place.services["witness"]["command"][-1] = vkey  # WENMING_LOG_VKEY
+    with (place.folder / "etc/wenming/witnesses").open("a") as witnesses:  # WENMING_WITNESS_LINES
+        witnesses.write(f"{witness_vkey} http://127.0.0.1:{place.witness_port}\n")
+    with place.running("signer") as signer, place.running("witness") as witness:
+        eventually(lambda: cosigners() == {"ledger.example/trial", "witness.example/trial"})
+        assert place.run("signer", place.services["signer"]["healthcheck"]["test"][1:]).returncode == 0
+        for process in (signer, witness):
+            process.send_signal(signal.SIGTERM)
+        assert signer.wait(30) == 0
+        assert witness.wait(30) in (0, -signal.SIGTERM)
+    keys = ("--vkey", vkey, "--witness", witness_vkey, "--witnesses-min", 1)
+    assert wenming("verify", "--no-figures", *database, *keys).code == 0
 
 
 def test_every_service_of_ours_is_tried_here(compose: dict[str, Any]) -> None:

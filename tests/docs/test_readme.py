@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from api import commands, history, queries, travel
 from api.cli import app as cli
-from api.settings import Settings
+from api.settings import Settings, WitnessSettings
 from tests.docs.test_compose import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,6 +144,7 @@ def test_the_commands_beside_the_recipes_are_what_the_recipes_do() -> None:
 def test_every_setting_a_page_names_is_read_somewhere(page: str) -> None:
     named = set(re.findall(r"\bWENMING_[A-Z_]+[A-Z]", page))
     settings = {f"WENMING_{field.upper()}" for field in Settings.model_fields}
+    settings |= {f"WENMING_WITNESS_{field.upper()}" for field in WitnessSettings.model_fields}
     files = [ROOT / "docker-compose.yml", ROOT / "tests/conftest.py", ROOT / "tests/services.py"]
     elsewhere = "".join(file.read_text("utf-8") for file in files)
     assert {name for name in named - settings if name not in elsewhere} == set()

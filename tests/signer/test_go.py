@@ -15,14 +15,11 @@ from api.parts import create
 from api.settings import read_settings
 from ledger.log import LedgerLog
 from ledger.signing_keys import read_key_files
-from tests import services
-from tests.checkpoint.test_go import _environment, _missing
 from tests.cli import ROOT, wenming
 from tests.docs.test_compose import free_port
+from tests.go import TILES, built
 from tests.signer.conftest import START, Site, fact
 from tests.signer.test_signer import wait_for
-
-SOURCE = Path(__file__).parent / "go" / "tiles.go"
 
 Check = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,16 +27,7 @@ Check = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def go_check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     """The built program; without Go or its packages the test fails in CI and is skipped, saying so, elsewhere."""
-    missing = _missing()
-    if missing:
-        if services.required():
-            pytest.fail(f"Go's sumdb packages are required here: {missing}")
-        pytest.skip(f"Go's sumdb packages: {missing}")
-    folder = tmp_path_factory.mktemp("go")
-    program = folder / "tiles"
-    build = ["go", "build", "-o", str(program), str(SOURCE)]
-    built = subprocess.run(build, env=_environment(folder), capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
+    program = built(TILES, tmp_path_factory.mktemp("go"))
 
     def check(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([program, "check", *arguments], capture_output=True, text=True, timeout=120)
@@ -48,10 +36,11 @@ def go_check(tmp_path_factory: pytest.TempPathFactory) -> Check:
 
 
 @contextmanager
-def served(folder: Path, url: str, key: Path) -> Iterator[str]:
+def served(folder: Path, url: str, key: Path, **settings: object) -> Iterator[str]:
     """`wenming serve` as a process of its own, which signs too; its address."""
     port = free_port()
     ours = {"PYTHONPATH": str(ROOT), "WENMING_SIGNING_KEY": str(key), "WENMING_PORT": str(port)}
+    ours |= {f"WENMING_{name.upper()}": str(value) for name, value in settings.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WENMING_")}
     command = [sys.executable, "-m", "api.cli", "serve", "--database", url]
     with (folder / "output").open("w") as output:

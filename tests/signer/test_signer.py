@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ledger import own_file
 from ledger import signer as signing
 from ledger.checkpoint import Checkpoint, SignerKey, open_checkpoint
 from ledger.errors import LedgerBusyError, NoteKeyMalformedError, SignerHaltedError, SignerRunningError
@@ -418,8 +419,8 @@ def cut(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool =
 @pytest.mark.parametrize(
     ("owner", "step", "after"),
     [
-        (signing.os, "replace", False),
-        (signing.os, "replace", True),
+        (own_file.os, "replace", False),
+        (own_file.os, "replace", True),
         (Signer, "_save", True),
         (TreeStore, "write", False),
         (TreeStore, "write", True),
