@@ -17,6 +17,8 @@ settings.register_profile(
     "ci", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile(os.environ.get("WENMING_HYPOTHESIS", "default"))
+costly = settings(max_examples=200 if os.environ.get("WENMING_HYPOTHESIS") == "ci" else 10)
+"""For properties whose every example takes half a second: fewer of them while somebody waits, all of them in CI."""
 
 
 @pytest.fixture(scope="session")

@@ -87,11 +87,12 @@ def test_every_figure_is_the_same_with_it_and_without(
     county.close()
 
 
-def test_every_figure_is_the_same_at_the_ends_of_segments_and_between(county: County) -> None:
+@pytest.mark.parametrize("step", [67, pytest.param(11, marks=pytest.mark.slow)])
+def test_every_figure_is_the_same_at_the_ends_of_segments_and_between(county: County, step: int) -> None:
     archive, head = Archive(county.log, place_of(county.log)), county.log.head().size
     assert len(archive.segments(0, head)) == head // SEGMENT >= 3
     ends = {position for end in range(0, head + 1, SEGMENT) for position in (end - 1, end, end + 1)}
-    for position in sorted({0, *range(5, head, 11), *ends, head} & set(range(head + 1))):
+    for position in sorted({0, *range(5, head, step), *ends, head} & set(range(head + 1))):
         assert computed(county.log, 0, position, archive) == computed(county.log, 0, position), position
 
 

@@ -135,4 +135,3 @@ def test_whatever_write_fails_or_is_the_last_one(strace: str, template: Scene, t
         print(f"{name}, of {calls} calls: N = {sorted(places)}")
     print(", ".join(f"{count} {what}" for what, count in sorted(seen.items())))
     print(f"{unknown} commands whose answer was never heard had been done")
-    assert unknown > 0

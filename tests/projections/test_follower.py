@@ -190,3 +190,15 @@ def test_rebuilding_on_postgresql_while_another_follows_neither_deadlocks_nor_lo
     follower.catch_up(county.log)
     assert not any(replay.verify_against_live(county.log).values())
     county.close()
+
+
+def test_a_hidden_column_that_was_edited_is_found_too(tmp_path: Path) -> None:
+    """Where the latest value came from is not shown, but decides what is merged into it later."""
+    file = tmp_path / "ledger.db"
+    county = County(f"sqlite:///{file}")
+    assert not any(replay.verify_against_live(county.log).values())
+    with sqlite3.connect(file) as raw:
+        raw.execute("UPDATE figure_volunteers_v1 SET home_unit_id__at = home_unit_id__at + 1000")
+    raw.close()
+    assert [name for name, keys in replay.verify_against_live(county.log).items() if keys] == ["volunteers"]
+    county.close()

@@ -14,6 +14,7 @@ from ledger.errors import UnreadableFactError
 from ledger.log import LedgerLog
 from projections import engine, follower, replay
 from projections.figures import all_figures
+from tests.conftest import costly
 from tests.county import LEDGER_ID, START, County, Step, sample_steps
 
 numbers = st.integers(0, 100)
@@ -59,6 +60,7 @@ def copied(log: LedgerLog, url: str, limit: int | None = None) -> LedgerLog:
     return other
 
 
+@costly
 @given(story=stories, data=st.data())
 def test_any_split_into_batches_gives_the_same_tables_by_either_executor(
     folder: Path, story: list[Step], data: st.DataObject
@@ -75,6 +77,7 @@ def test_any_split_into_batches_gives_the_same_tables_by_either_executor(
     county.close()
 
 
+@costly
 @given(story=stories)
 def test_catching_up_twice_changes_nothing_and_a_rebuild_gives_the_same(
     folder: Path, story: list[Step]
