@@ -44,3 +44,8 @@ def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: dat
 def reversal_id(entry: UUID) -> UUID:
     """Of the one entry that can reverse ``entry``."""
     return uuid5(entry, "reversal")
+
+
+def certificate_id(ledger_id: UUID, number: str) -> UUID:
+    """Of the one certificate that can have this number."""
+    return uuid5(ledger_id, f"certificate|{number}")
