@@ -518,6 +518,24 @@ class UnknownCheckpointError(Refusal):
     en = "No checkpoint of size {size} was published."
 
 
+class CertificateNumberWrongError(Refusal):
+    code = "CERTIFICATE_NUMBER_WRONG"
+    zh = "证明编号有误。请对照证明逐字核对，编号形如 {form}。"
+    en = "This is no certificate number: a character is wrong. Compare it with the certificate; it looks like {form}."
+
+
+class CertificateWrongError(LedgerError):
+    code = "CERTIFICATE_WRONG"
+    zh = "这份证明不可采信：{problem_zh}。请向出具单位核实。"
+    en = "This certificate is not to be trusted: {problem_en}. Ask the unit that is named as its issuer."
+
+
+class GlyphMissingError(Refusal):
+    code = "GLYPH_MISSING"
+    zh = "证明所用的字体没有这些字：{characters}。请改用规范汉字，或联系管理员补充字体。"
+    en = "The certificate's typefaces lack {characters}. Correct the text, or ask the administrator for another typeface."
+
+
 class SignerRunningError(LedgerError):
     code = "SIGNER_RUNNING"
     zh = "另一个签名进程正在使用状态文件 {file}。"
