@@ -9,7 +9,17 @@ from uuid import uuid4
 from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import commands, erasure, history, integrity, problems, queries, rights
+from api import (
+    batches,
+    certificates,
+    commands,
+    erasure,
+    history,
+    integrity,
+    problems,
+    queries,
+    rights,
+)
 from api.parts import Parts
 from api.signing import signing
 from ledger.errors import LedgerError
@@ -31,7 +41,7 @@ def create_app(parts: Parts) -> FastAPI:
         if parts.settings.follows:
             thread.start()
         try:
-            with signing(parts.log, parts.settings):
+            with signing(parts.log, parts.settings), batches.working(parts):
                 yield
         finally:
             stop.set()
@@ -56,6 +66,8 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(queries.router)
     v1.include_router(history.router)
     v1.include_router(rights.router)
+    v1.include_router(batches.router)
+    v1.include_router(certificates.router)
     v1.include_router(integrity.router)
     app.include_router(v1)
     app.include_router(integrity.log_router)
@@ -105,4 +117,6 @@ async def _frame(request: Request, call_next: Callable[[Request], Awaitable[Resp
     response.headers["Request-Id"] = request.state.request_id
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if request.url.path.startswith("/verify/"):
+        response.headers["X-Robots-Tag"] = "noindex"
     return response

@@ -344,7 +344,9 @@ class WindowError(Refusal):
 
 class PeriodError(Refusal):
     code = "BAD_PERIOD"
-    zh = "从 {first_on} 到 {last_on} 不能作为证明的时段：起始日不得晚于截止日，截止日不得晚于今天（{today}）。"
+    zh = (
+        "从 {first_on} 到 {last_on} 不能作为证明的时段：起始日不得晚于截止日，截止日不得晚于今天（{today}）。"
+    )
     en = (
         "A certificate cannot cover {first_on} to {last_on}: it begins no later than it ends, and ends today at "
         "the latest ({today})."

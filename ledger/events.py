@@ -644,8 +644,8 @@ class IssuerKeyRetired(Fact):
 class CertificateIssued(Fact):
     """The ledger states how long a person served in a period, as of one position, for good (L18, L19, L20, T35, T37).
 
-    Every figure is the ledger's own: ``minutes`` and ``services`` of the entries served from ``first_on`` to ``last_on``
-    (both included) that stood when the log had ``as_of_position`` facts, and ``minutes`` by source class;
+    Every figure is the ledger's own: ``minutes`` and ``services`` of the entries served from ``first_on`` to
+    ``last_on`` (both included) that stood when the log had ``as_of_position`` facts, ``minutes`` by source class too;
     ``reversals`` is how many entries of the period had been reversed by then, so that a later correction shows.
     ``unit_id`` is the home unit, which vouches; ``rulebook_version`` the book in force that day. ``holder`` seals name,
     identity number and a random salt, and ``commitment`` binds the certificate to them without giving them away.

@@ -1,4 +1,4 @@
-"""The register of certificates, the keys that sign them, and which of them a correction touched (L17, L18, T35, T37)."""
+"""The register of certificates, the keys that sign them, and what a correction touched (L17, L18, T35, T37)."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -71,9 +71,9 @@ def reversals_in(volunteer: Volunteer, first_on: date, last_on: date) -> int:
     return sum(count for day, count in volunteer.reversals_by_day.items() if first_on <= day <= last_on)
 
 
-def minutes_by_class(entries: Iterable[EntryPosted]) -> dict[SourceClass, int]:
+def minutes_by_class(entries: Iterable[EntryPosted]) -> dict[str, int]:
     """Minutes of each source class, 0 for one that does not occur."""
-    minutes: dict[SourceClass, int] = dict.fromkeys(get_args(SourceClass), 0)
+    minutes: dict[str, int] = dict.fromkeys(get_args(SourceClass), 0)
     for entry in entries:
         minutes[entry.source_class] += entry.minutes
     return minutes

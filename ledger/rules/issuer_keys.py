@@ -1,4 +1,4 @@
-"""The keys that sign certificates: who may sign in the ledger's name is a fact, and can be proven like any other (F25)."""
+"""The keys that sign certificates: which sign in the ledger's name is a fact, proven like any other (F25)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -18,8 +18,9 @@ from api.settings import Settings, read_settings
 from ledger import ids
 from ledger.checkpoint import SignerKey
 from ledger.personal_numbers import check_character
-from ledger.rulebook import default_rulebook
+from ledger.rulebook import default_rulebook, local_day
 from ledger.signer import Signer
+from ledger.signing_keys import create_key_file
 
 START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 LEDGER_ID = UUID("5f0c1c3e-6a55-4a1d-9d6a-3f2f4f1f0a02")
@@ -167,6 +168,30 @@ class Town:
             signer.sign_once()
         return key
 
+    def issuer(self) -> str:
+        """The key of the settings, made and registered; its id."""
+        assert self.settings.certificate_key is not None
+        key = create_key_file(self.settings.certificate_key, "ledger.example/town/issuer")
+        done = self.done("/issuer-keys", "admin", {"vkey": key.verifier_key.to_text()})
+        return str(done["facts"][0]["stream_id"])
+
+    def certificate(self, who: str = "wang", by: str = "organiser", **how: Any) -> str:
+        """One for everything that somebody served this month so far; its number."""
+        asked = {"volunteer_id": name(who), "first_on": "2026-03-01", "last_on": self.today}
+        return str(self.done("/certificates", by, asked | how)["number"])
+
+    def printed(self, number: str, by: str = "wang") -> bytes:
+        """Signed, printed and fetched."""
+        self.sign()
+        self.done(f"/certificates/{number}/print", by, {})
+        response = self.get(f"/certificates/{number}.pdf", by)
+        assert response.status_code == 200, response.text
+        return bytes(response.content)
+
+    @property
+    def today(self) -> str:
+        return local_day(self.now).isoformat()
+
     # -- an order, step by step --
 
     def order(self, order: str, **changes: Any) -> dict[str, Any]:
@@ -266,7 +291,12 @@ def founded(settings: Settings) -> Iterator[Town]:
 
 
 def sqlite_settings(folder: Path) -> Settings:
-    return read_settings(database=f"sqlite:///{folder / 'ledger.db'}", busy_seconds=0.3)
+    return read_settings(
+        database=f"sqlite:///{folder / 'ledger.db'}",
+        busy_seconds=0.3,
+        certificate_key=folder / "issuer.key",
+        public_url="https://ledger.example/gangu/",
+    )
 
 
 Copier = Callable[[Path], Iterator[Town]]
@@ -318,6 +348,7 @@ def town_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[To
             database=request.getfixturevalue("postgres_url"),
             keys=f"sqlite:///{tmp_path / 'keys.db'}",
             master_key_file=tmp_path / "master",
+            certificate_key=tmp_path / "issuer.key",
             follow=True,
         )
     )

@@ -96,7 +96,11 @@ def revocation(number: str = NUMBER) -> c.RevokeCertificate:
 def reversal(history: History, number: int = 1) -> History:
     """The session of `RECORDED` is reversed."""
     asked = c.RequestCorrection(
-        volunteer_id=LI, request_id=name("reversal", number), session_id=SESSION, kind="reverse", reason=SEALED
+        volunteer_id=LI,
+        request_id=name("reversal", number),
+        session_id=SESSION,
+        kind="reverse",
+        reason=SEALED,
     )
     return history.after(asked, themself(LI)).after(approval(asked), ORGANISER)
 
