@@ -79,12 +79,19 @@ class Town:
 
     def post(self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str) -> Any:
         """``key`` None sends none; left out, a new one is used."""
-        if key is not None:
-            headers = {"Idempotency_Key": key or uuid4().hex, **headers}
-        response = self.client.post(f"/v1{path}", headers=self.headers(who, **headers), json=body)
+        response = self.post_anything(path, who, body, key, **headers)
         if response.status_code == 200 and not response.json()["dry_run"]:
             self.last = max(self.last, response.json()["last_position"])
-        return self._kept(response)
+        return response
+
+    def post_anything(
+        self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str
+    ) -> Any:
+        """The same for what is no command; it waits for the last write."""
+        if key is not None:
+            headers = {"Idempotency_Key": key or uuid4().hex, **headers}
+        headers["Ledger_Min_Position"] = str(self.last)
+        return self._kept(self.client.post(f"/v1{path}", headers=self.headers(who, **headers), json=body))
 
     def done(self, path: str, who: str, body: Any, **how: Any) -> Any:
         """A write that must succeed; its JSON."""
