@@ -11,16 +11,21 @@ from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import segno
 import typst
+from pypdf import PdfReader
 
-from ledger.errors import GlyphMissingError
+from ledger.errors import CertificateWrongError, GlyphMissingError
 from ledger.rulebook import CHINA
 
 TEMPLATE_VERSION = 1
 """Printed certificates name it: another template, typeface or engine gives other bytes."""
+RECORD_NAME = "record.json"
+ATTACHMENTS_MAX = 20
+"""How many attachments of a PDF are looked at."""
 KINDS = {
     "theory": "理论宣讲",
     "culture": "文化服务",
@@ -99,6 +104,26 @@ def render(sheet: Sheet) -> bytes:
     )
     assert isinstance(pdf, bytes)
     return pdf
+
+
+def attached_record(pdf: bytes) -> bytes:
+    """The record in a PDF from anywhere. CERTIFICATE_WRONG if it cannot be read, or has not exactly one.
+
+    The file may be hostile: the reader is pure Python, and unpacks no stream to more than its limit of 75 MB.
+    """
+    try:
+        attachments = islice(PdfReader(BytesIO(pdf)).attachment_list, ATTACHMENTS_MAX)
+        found = [one.content for one in attachments if one.name == RECORD_NAME]
+    except Exception:  # the reader promises no list of what a broken file raises
+        raise CertificateWrongError(
+            problem_zh="PDF 文件无法读取", problem_en="the PDF cannot be read"
+        ) from None
+    if len(found) != 1:
+        raise CertificateWrongError(
+            problem_zh=f"PDF 中应恰有一份 {RECORD_NAME}",
+            problem_en=f"the PDF has not exactly one {RECORD_NAME} attached",
+        )
+    return found[0]
 
 
 def require_glyphs(value: object) -> None:

@@ -8,7 +8,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, archiving, asking, checking, demo, erasing, making, signing
+from api.cli import accounts, archiving, asking, certifying, checking, demo, erasing, making, signing
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -43,6 +43,7 @@ app.command()(signing.sign)
 app.command()(signing.checkpoint)
 app.command()(signing.prove)
 app.command("check-proof")(signing.check_proof)
+app.command("check-certificate")(certifying.check_certificate)
 
 app.command()(erasing.erase)
 app.command()(accounts.config)

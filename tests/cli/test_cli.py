@@ -35,7 +35,7 @@ from tests.county import County, sample_steps
 COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "sign", "checkpoint", "prove", "check-proof", "erase",
+    "key", "key new", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 
