@@ -19,8 +19,10 @@ from api import (
     problems,
     queries,
     rights,
+    verify,
 )
 from api.parts import Parts
+from api.public_check import STYLESHEET_PATH, stylesheet
 from api.signing import signing
 from ledger.errors import LedgerError
 from ledger.log import LedgerLog
@@ -71,6 +73,8 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(integrity.router)
     app.include_router(v1)
     app.include_router(integrity.log_router)
+    app.include_router(verify.router)
+    app.get(STYLESHEET_PATH, include_in_schema=False)(stylesheet)
 
     @app.get("/healthz", tags=["health"])
     def health() -> dict[str, object]:
@@ -117,6 +121,6 @@ async def _frame(request: Request, call_next: Callable[[Request], Awaitable[Resp
     response.headers["Request-Id"] = request.state.request_id
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if request.url.path.startswith("/verify/"):
+    if request.url.path.startswith(verify.router.prefix):
         response.headers["X-Robots-Tag"] = "noindex"
     return response

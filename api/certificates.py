@@ -186,8 +186,8 @@ def issue_certificate(
 
 
 def plain_name(text: str) -> str:
-    """A name in the one form that is committed to: no two kinds of letters for one, no space too many."""
-    return " ".join(normalize("NFKC", text).split())
+    """A name in the one form that is committed to."""
+    return normalize("NFC", text.strip())
 
 
 def number_in(facts: Sequence[Fact]) -> str:
