@@ -518,6 +518,9 @@ CONFLICTS = {
     "NOT_OFFERED",
     "NO_RULE_BOOK",
     "NOT_SIGNED_YET",
+    "NOTHING_TO_CERTIFY",
+    "NO_ISSUER_KEY",
+    "RENDERER_CHANGED",
     "OVERLAP",
     "RATER_NOT_INDEPENDENT",
     "RECORDED_BEFORE_END",
@@ -536,6 +539,7 @@ CONFLICTS = {
 }
 """409 is decided for these: the request is well formed, and conflicts with what the ledger holds."""
 TROUBLES = {
+    "CERTIFICATE_WRONG",
     "CHECKPOINT_MALFORMED",
     "CLOCK_BEHIND",
     "INTERNAL",
