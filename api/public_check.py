@@ -68,7 +68,7 @@ class PublicCheck:
 
 
 def masked(name: str) -> str:
-    """A name as strangers may see it: 王玥喆 is 王*喆, 王喆 is 王*; in a name of several parts, each keeps its first."""
+    """A name as strangers may see it: 王玥喆 is 王*喆, 王喆 is 王*; of several parts each keeps its first."""
     parts = _PARTS.split(name.strip())
     if len(parts) > 1:
         return "".join(part if at % 2 else part[:1] + "*" * (len(part) - 1) for at, part in enumerate(parts))

@@ -228,14 +228,12 @@ class SignedClaim:
         """The claim in a text, its form only. CERTIFICATE_WRONG."""
         try:
             raw = b64decode(text, altchars=b"-_", validate=True)
-            if len(raw) != _BODY_BYTES + 4 + _SIGNATURE_BYTES:
-                raise ValueError
             body, rest = raw[:_BODY_BYTES], raw[_BODY_BYTES:]
             signed = cls(_claim(body), rest[:4], rest[4:])
+            if len(rest) != 4 + _SIGNATURE_BYTES or signed.to_text() != text:
+                raise ValueError
         except (ValueError, OverflowError):
             raise _wrong("签名声明格式不对", "the claim has not the form of one") from None
-        if signed.to_text() != text:
-            raise _wrong("签名声明格式不对", "the claim is not in its one written form")
         return signed
 
     def to_text(self) -> str:
