@@ -5,6 +5,7 @@ is printed stands in the `Sheet`.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -110,7 +111,9 @@ def attached_record(pdf: bytes) -> bytes:
     """The record in a PDF from anywhere. CERTIFICATE_WRONG if it cannot be read, or has not exactly one.
 
     The file may be hostile: the reader is pure Python, and unpacks no stream to more than its limit of 75 MB.
+    What it finds irregular it would log line by line; here it is one refusal or nothing.
     """
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         attachments = islice(PdfReader(BytesIO(pdf)).attachment_list, ATTACHMENTS_MAX)
         found = [one.content for one in attachments if one.name == RECORD_NAME]

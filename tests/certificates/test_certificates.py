@@ -26,7 +26,7 @@ from ledger.certificates import (
 )
 from ledger.checkpoint import SignerKey
 from ledger.codec import canonical_json
-from ledger.errors import CertificateNumberWrongError, CertificateWrongError, Refusal
+from ledger.errors import CertificateNumberWrongError, CertificateWrongError, NoteKeyMalformedError, Refusal
 from tests.certificates.paper import (
     HOLDER,
     ISSUER_KEY,
@@ -248,7 +248,7 @@ def test_a_key_may_be_registered_after_the_certificate_was_issued_and_before_it_
     assert office.record().check(KEYS, ORIGIN).position == 3
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 @given(at=st.integers(0), other=st.integers(0, 255))
 def test_a_record_with_any_byte_changed_is_refused(at: int, other: int) -> None:
     data = bytearray(GENUINE)
@@ -336,7 +336,7 @@ def _forged() -> dict[str, tuple[Callable[[], Record], str]]:
         ),
         "a registration of no key": (
             lambda: Office(registered=replace(office.registered, state=registered_state("x"))).record(),
-            "registration of the issuer's key: ",
+            "registered key is none",
         ),
         "proofs under two checkpoints": (
             lambda: _swapped(office, issuer_key=_earlier(office)),
@@ -380,3 +380,8 @@ def test_a_refusal_names_nobody() -> None:
 def test_another_key_of_the_same_log_is_not_believed() -> None:
     with pytest.raises(CertificateWrongError):
         Office().record().check([SignerKey(ORIGIN, bytes(32)).verifier_key], ORIGIN)
+
+
+def test_a_key_that_the_checker_gives_wrongly_is_not_the_certificate_s_fault() -> None:
+    with pytest.raises(NoteKeyMalformedError, match="witness"):
+        Office().record().check(KEYS, ORIGIN, [STRANGER.verifier_key])
