@@ -125,14 +125,14 @@ class Office:
 
 
 def sheet(count: int = 6, **other: Any) -> Sheet:
-    """A certificate's sheet with this many lines, every eleventh a reversal."""
+    """A certificate's sheet with this many lines."""
     kinds, classes = list(KINDS), list(CLASSES)
     lines = tuple(
         ServiceLine(
             served_on=date(2026, 1 + n % 10, 1 + n % 28),
             activity_kind=kinds[n % 9],
             unit_name=("六峰镇新时代文明实践所", "大像山镇五里铺村新时代文明实践站")[n % 2],
-            minutes=(150 - n % 7 * 15) * (-1 if n % 11 == 10 else 1),
+            minutes=150 - n % 7 * 15,
             source_class=classes[n % 4],
             position=1_800 + n * 37,
         )

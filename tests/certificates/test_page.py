@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.public_check import (
-    FORM_BYTES_MAX,
     HEADERS,
     SIGNS,
     STYLESHEET_PATH,
@@ -20,7 +19,6 @@ from api.public_check import (
     PublicCheck,
     Status,
     masked,
-    name_in_form,
     page,
     stylesheet,
     typo_page,
@@ -266,22 +264,6 @@ def test_nothing_is_allowed_that_the_page_does_not_need() -> None:
 def test_the_name_is_posted_and_never_part_of_an_address() -> None:
     forms = [one for tag, one in Tags(ALL["zh", "valid"]).seen if tag == "form"]
     assert [one["method"] for one in forms] == ["post"]
-
-
-@pytest.mark.parametrize(
-    ("body", "name"),
-    [
-        (b"name=%E7%8E%8B%E7%8E%A5%E5%96%86", "王玥喆"),
-        (b"name=+%E7%8E%8B+&name=x", "王"),
-        (b"name=e%CC%81", "é"),
-        (b"name=", None),
-        (b"", None),
-        (b"\xff\xfe", None),
-        (b"name=" + b"x" * FORM_BYTES_MAX, None),
-    ],
-)
-def test_a_typed_name_is_read_from_the_form(body: bytes, name: str | None) -> None:
-    assert name_in_form(body) == name
 
 
 # --- contrast --------------------------------------------------------------------------------------------------------
