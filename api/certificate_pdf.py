@@ -5,6 +5,7 @@ is printed stands in the `Sheet`.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -42,7 +43,7 @@ CLASSES = {"machine": "机核", "confirmed": "确认", "backfilled": "补录", "
 
 @dataclass(frozen=True)
 class ServiceLine:
-    """One entry of the account; its minutes are negative where it reverses another. Kind and class are codes."""
+    """One entry that stands in the account, and its position in the log. Kind and class are codes."""
 
     served_on: date
     activity_kind: str
@@ -110,7 +111,9 @@ def attached_record(pdf: bytes) -> bytes:
     """The record in a PDF from anywhere. CERTIFICATE_WRONG if it cannot be read, or has not exactly one.
 
     The file may be hostile: the reader is pure Python, and unpacks no stream to more than its limit of 75 MB.
+    What it finds irregular it would log line by line; here it is one refusal or nothing.
     """
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         attachments = islice(PdfReader(BytesIO(pdf)).attachment_list, ATTACHMENTS_MAX)
         found = [one.content for one in attachments if one.name == RECORD_NAME]
@@ -137,8 +140,7 @@ def require_glyphs(value: object) -> None:
 
 def hours(minutes: int) -> str:
     """Minutes as they are printed: whole hours and minutes, so that lines add up to their sum."""
-    sign, minutes = ("−" if minutes < 0 else ""), abs(minutes)
-    return f"{sign}{minutes // 60:,}:{minutes % 60:02}"
+    return f"{minutes // 60:,}:{minutes % 60:02}"
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -162,7 +164,6 @@ def _words(sheet: Sheet) -> dict[str, Any]:
         "补录：事后登记，另一人审批；导入：由其他系统转入。",
         "lines": [_cells(number, line) for number, line in enumerate(sheet.lines, 1)],
         "sums": list(_sums(sheet)),
-        "lines_note": _lines_note(sheet),
         "checks": list(_checks(sheet)),
         "qr_alt": f"查验二维码：{sheet.check_url}",
         "issuer_name": sheet.issuer_name,
@@ -188,9 +189,8 @@ def _statement(sheet: Sheet) -> Iterator[tuple[str, bool]]:
 
 
 def _cells(number: int, line: ServiceLine) -> list[str]:
-    kind = KINDS[line.activity_kind] + ("（冲正）" if line.minutes < 0 else "")
     shown = hours(line.minutes), CLASSES[line.source_class], f"{line.position:,}"
-    return [str(number), line.served_on.isoformat(), kind, line.unit_name, *shown]
+    return [str(number), line.served_on.isoformat(), KINDS[line.activity_kind], line.unit_name, *shown]
 
 
 def _sums(sheet: Sheet) -> Iterator[tuple[str, str]]:
@@ -200,12 +200,6 @@ def _sums(sheet: Sheet) -> Iterator[tuple[str, str]]:
         yield f"以上 {len(sheet.lines):,} 条小计", hours(listed)
         yield f"其余 {sheet.lines_left_out:,} 条（未列出）", hours(sheet.minutes - listed)
     yield "合计", hours(sheet.minutes)
-
-
-def _lines_note(sheet: Sheet) -> str | None:
-    if any(line.minutes < 0 for line in sheet.lines):
-        return "“冲正”是更正：原记录保留，以负数抵减，再记入更正后的时长。"
-    return None
 
 
 def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:

@@ -6,8 +6,6 @@ from datetime import date, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Literal
-from unicodedata import normalize
-from urllib.parse import parse_qs
 
 from fastapi import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -29,7 +27,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """What goes with every page: no script, no frame, nothing from elsewhere, found by no search engine, kept nowhere."""
-FORM_BYTES_MAX = 2_000
 _PARTS = re.compile(r"([\s·•‧・．.\-]+)")
 
 
@@ -68,7 +65,7 @@ class PublicCheck:
 
 
 def masked(name: str) -> str:
-    """A name as strangers may see it: 王玥喆 is 王*喆, 王喆 is 王*; in a name of several parts, each keeps its first."""
+    """A name as strangers may see it: 王玥喆 is 王*喆, 王喆 is 王*; of several parts each keeps its first."""
     parts = _PARTS.split(name.strip())
     if len(parts) > 1:
         return "".join(part if at % 2 else part[:1] + "*" * (len(part) - 1) for at, part in enumerate(parts))
@@ -76,17 +73,6 @@ def masked(name: str) -> str:
         return name.strip()[:1] + "*"
     whole = parts[0]
     return whole[0] + "*" * (len(whole) - 2) + whole[-1]
-
-
-def name_in_form(body: bytes) -> str | None:
-    """The name that was typed into the page's form (urlencoded); None if there is none, or far too much.
-
-    It is posted, never in an address: addresses end up in logs.
-    """
-    if len(body) > FORM_BYTES_MAX:
-        return None
-    typed = parse_qs(body.decode(errors="replace")).get("name", [""])[0]
-    return normalize("NFC", typed.strip()) or None
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

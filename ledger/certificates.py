@@ -28,7 +28,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from ledger.checkpoint import OpenedCheckpoint, Signature, SignerKey, VerifierKey, open_checkpoint
 from ledger.codec import canonical_json
-from ledger.errors import CertificateNumberWrongError, CertificateWrongError, LedgerError
+from ledger.errors import (
+    CertificateNumberWrongError,
+    CertificateWrongError,
+    LedgerError,
+    NoteKeyMalformedError,
+    NoteKeysAmbiguousError,
+)
 from ledger.ids import certificate_id
 from ledger.proofs import InclusionProof
 from ledger.rulebook import local_day
@@ -228,14 +234,12 @@ class SignedClaim:
         """The claim in a text, its form only. CERTIFICATE_WRONG."""
         try:
             raw = b64decode(text, altchars=b"-_", validate=True)
-            if len(raw) != _BODY_BYTES + 4 + _SIGNATURE_BYTES:
-                raise ValueError
             body, rest = raw[:_BODY_BYTES], raw[_BODY_BYTES:]
             signed = cls(_claim(body), rest[:4], rest[4:])
+            if len(rest) != 4 + _SIGNATURE_BYTES or signed.to_text() != text:
+                raise ValueError
         except (ValueError, OverflowError):
             raise _wrong("签名声明格式不对", "the claim has not the form of one") from None
-        if signed.to_text() != text:
-            raise _wrong("签名声明格式不对", "the claim is not in its one written form")
         return signed
 
     def to_text(self) -> str:
@@ -423,8 +427,10 @@ def _registered_key(state: bytes) -> VerifierKey:
     found = _read(_RegisteredState, state)
     if found is None:
         raise _wrong("登记的签发密钥无法读取", "the registered key cannot be read")
-    with _as_certificate_wrong(_REGISTERED):
+    try:
         return VerifierKey.from_text(found.vkey)
+    except NoteKeyMalformedError:
+        raise _wrong("登记的签发密钥不可用", "the registered key is none") from None
 
 
 def _issued_state(state: bytes) -> IssuedState:
@@ -450,9 +456,11 @@ def _read(model: type[_Model], data: bytes) -> _Model | None:
 
 @contextmanager
 def _as_certificate_wrong(what: _What) -> Iterator[None]:
-    """Trouble with a note, a key or a proof is trouble with the certificate that brought it."""
+    """Trouble with a note or a proof is trouble with the certificate that brought it; with a key given, it is not."""
     try:
         yield
+    except (NoteKeyMalformedError, NoteKeysAmbiguousError):
+        raise
     except LedgerError as error:
         raise _wrong(f"{what.zh}——{error.sentence_zh}", f"{what.en}: {error.sentence_en}") from None
 
