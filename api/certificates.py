@@ -309,15 +309,24 @@ def revoke_certificate(
     dry_run: DryRun = False,
 ) -> Recorded:
     """Declare a certificate void: by staff of the unit, and another person than who issued it."""
-    key, known = key_of(idempotency_key, dry_run), require_number(number)
-    written = written_form({"path": "/certificates/revoke", "number": known, "body": body})
-    sealed = None
-    if body.explanation is not None:
-        words = {"text": body.explanation}
-        sealed = PLACEHOLDER if dry_run else parts.keys.seal(CertificateRevoked.TOPIC, who.person_id, words)
-    command = RevokeCertificate(certificate_number=known, reason=body.reason, explanation=sealed)
-    answer = parts.ledger.handle(command, who, key=key, body=written, dry_run=dry_run)
+    key = key_of(idempotency_key, dry_run)
+    answer = revoke(parts, who, require_number(number), body.reason, body.explanation, key)
     return Recorded(**recorded(answer, response, dry_run))
+
+
+def revoke(
+    parts: Parts, who: Caller, number: str, reason: str, explanation: str | None, key: str | None
+) -> Answer:
+    """Revoke a certificate; with no key nothing is recorded. The explanation is sealed under the key of ``who``."""
+    told = {"number": number, "reason": reason, "explanation": explanation}
+    body, sealed = written_form({"path": "/certificates/revoke"} | told), None
+    if explanation is not None:
+        words = {"text": explanation}
+        sealed = (
+            PLACEHOLDER if key is None else parts.keys.seal(CertificateRevoked.TOPIC, who.person_id, words)
+        )
+    command = RevokeCertificate(certificate_number=number, reason=reason, explanation=sealed)
+    return parts.ledger.handle(command, who, key=key, body=body, dry_run=key is None)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

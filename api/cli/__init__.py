@@ -8,7 +8,18 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.cli import accounts, archiving, asking, certifying, checking, demo, erasing, making, signing
+from api.cli import (
+    accounts,
+    archiving,
+    asking,
+    certificates,
+    certifying,
+    checking,
+    demo,
+    erasing,
+    making,
+    signing,
+)
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
 
@@ -44,6 +55,15 @@ app.command()(signing.checkpoint)
 app.command()(signing.prove)
 app.command("check-proof")(signing.check_proof)
 app.command("check-certificate")(certifying.check_certificate)
+
+issued = typer.Typer(
+    help="Certificates of service: issued, printed, revoked and listed.", no_args_is_help=True
+)
+issued.command()(certificates.issue)
+issued.command("print")(certificates.print_)
+issued.command("revoke")(certificates.revoke_)
+issued.command("list")(certificates.list_)
+app.add_typer(issued, name="certificate")
 
 app.command()(erasing.erase)
 app.command()(accounts.config)

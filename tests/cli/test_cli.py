@@ -36,6 +36,7 @@ COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "ranking", "config", "demo", "archive",
     "user", "user add", "user list", "user revoke",
     "key", "key new", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
+    "certificate", "certificate issue", "certificate print", "certificate revoke", "certificate list",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 
