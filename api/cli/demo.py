@@ -45,6 +45,7 @@ def demo(
             _reuse(parts, plan)
         else:
             _make(parts, plan)
+        _show_certificate(parts, plan)
         if serve:
             say(f"http://{settings.host}:{settings.port}  (keys: {_sample_file(settings)}; stop: Ctrl-C)")
             serve_parts(parts)
@@ -57,6 +58,7 @@ def _settings(database: str, port: int | None) -> Settings:
         database=database,
         keys=f"sqlite:///{keys}",
         master_key_file=keys.with_suffix(".master"),
+        certificate_key=_beside(database).with_suffix(".issuer.key"),
         port=port,
         follow=True,
     )
@@ -89,6 +91,7 @@ def _make(parts: Parts, plan: run.Plan) -> None:
     with progress() as report:
         with _timed(times, "telling"):
             told = run.fill(parts, plan, report)
+            run.certify_sample(parts, plan)
         with _timed(times, "verifying"):
             found = audit.verify(parts.log, lambda done, whole: report("verifying facts", done, whole))
         with _timed(times, "rebuilding"):
@@ -102,6 +105,19 @@ def _make(parts: Parts, plan: run.Plan) -> None:
         raise typer.Exit(1)
     show_ranking(star_ranking(parts.log, Terms(limit=10)), lambda volunteer: _name_of(parts, UUID(volunteer)))
     _write_samples(parts, plan)
+
+
+def _show_certificate(parts: Parts, plan: run.Plan) -> None:
+    """Where to look at the sample certificate; its document is printed once it is signed."""
+    if parts.log.identity.ledger_id != plan.ledger_id:
+        return
+    number = run.certify_sample(parts, plan)
+    if number is None:
+        return
+    say(f"a certificate to check: {parts.settings.public_address}/verify/{number}")
+    file = _beside(parts.settings.database).with_suffix(".certificate.pdf")
+    if run.print_sample(parts, plan, number, file):
+        say(f"and its document: {file}")
 
 
 @contextmanager
