@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,10 @@ class Printed:
     """A town in which a certificate was printed: its files, accounts and time, the number and the document."""
 
     folder: Path
-    keys: dict[str, str]
+    keys: dict[str, str] = field(repr=False)
     now: datetime
     number: str
-    pdf: bytes
+    pdf: bytes = field(repr=False)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def printed(town_in: Copier, tmp_path_factory: pytest.TempPathFactory) -> Printe
     return made
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(wishes=st.lists(st.sampled_from(WISHES), min_size=1, max_size=6))
 def test_what_was_printed_holds_offline_and_is_made_again_after_any_later_history(
     printed: Printed, tmp_path_factory: pytest.TempPathFactory, wishes: list[Wish]
@@ -130,8 +130,9 @@ def test_what_was_printed_holds_offline_and_is_made_again_after_any_later_histor
         for number, wish in enumerate(wishes):
             wish(town, number)
         pdf = town.get(f"/certificates/{town.number}.pdf", "wang").content
-        assert pdf == printed.pdf
+        same = pdf == printed.pdf
+        assert same, "made again byte for byte"
         found = checked(pdf)
         assert (found.claim.minutes, found.claim.number) == (140, printed.number)
-        assert town.parts.log.read(before.position, before.position) == [before]
+        assert list(town.parts.log.read(before.position, before.position)) == [before]
         assert before.topic == CertificateIssued.TOPIC
