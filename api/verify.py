@@ -23,7 +23,7 @@ from api.certificates import Ledger, Tree, is_touched, plain_name, replacing_num
 from api.parts import Parts
 from api.personal import ERASED, RESTRICTED, Fields, Reader
 from api.printing import certificate_of, county_and_unit
-from api.problems import MalformedJsonError, TooManyRequestsError, answer
+from api.problems import MalformedJsonError, TooLargeError, TooManyRequestsError, answer
 from api.public_check import HEADERS, NameCheck, PublicCheck, masked, page, typo_page
 from ledger import ids
 from ledger.certificates import commitment, require_number
@@ -46,7 +46,7 @@ ADDRESSES_MAX = 10_000
 """Addresses remembered; the longest unseen is forgotten first."""
 BODY_BYTES_MAX = 4_000
 
-router = APIRouter(prefix="/verify", tags=["public"], max_body_size=BODY_BYTES_MAX)
+router = APIRouter(prefix="/verify", tags=["public"])
 Json = dict[str, Any]
 
 
@@ -220,8 +220,13 @@ Sent = tuple[str, bytes]
 
 
 async def sent(request: Request) -> Sent:
-    """The body of a form or of a program."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower(), await request.body()
+    """The body of a form or of a program, read no further than it may be long. PAYLOAD_TOO_LARGE."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLargeError(bytes_max=BODY_BYTES_MAX)
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower(), body
 
 
 def doubt_in(sent: Sent) -> Doubt:
