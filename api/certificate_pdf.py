@@ -27,6 +27,8 @@ TEMPLATE_VERSION = 1
 RECORD_NAME = "record.json"
 ATTACHMENTS_MAX = 20
 """How many attachments of a PDF are looked at."""
+ADDRESS_ON_ONE_LINE = 56
+"""Characters of an address that fit on a line beside the QR code."""
 KINDS = {
     "theory": "理论宣讲",
     "culture": "文化服务",
@@ -116,7 +118,7 @@ def attached_record(pdf: bytes) -> bytes:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         attachments = islice(PdfReader(BytesIO(pdf)).attachment_list, ATTACHMENTS_MAX)
-        found = [one.content for one in attachments if one.name == RECORD_NAME]
+        found = [one.content for one in islice((one for one in attachments if one.name == RECORD_NAME), 2)]
     except Exception:  # the reader promises no list of what a broken file raises
         raise CertificateWrongError(
             problem_zh="PDF 文件无法读取", problem_en="the PDF cannot be read"
@@ -211,7 +213,7 @@ def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
         "联网",
         [
             ("扫描右侧二维码，或访问 ", False),
-            (page, True),
+            (page, len(page) <= ADDRESS_ON_ONE_LINE),
             (" 核对编号、姓名与时长，并看此后是否更正或撤销。查验页不显示证件号码。", False),
         ],
     )

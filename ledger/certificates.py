@@ -253,7 +253,7 @@ class Claim:
         fact = _issued_state(state)
         return cls(
             ledger_id,
-            require_number(fact.certificate_number),
+            fact.certificate_number,
             fact.minutes,
             fact.first_on,
             fact.last_on,
