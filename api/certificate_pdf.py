@@ -207,7 +207,7 @@ def _sums(sheet: Sheet) -> Iterator[tuple[str, str]]:
 def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
     """How the certificate is checked, in pieces; True is never broken over two lines."""
     page, _, _ = sheet.check_url.partition("#")
-    root = " ".join(sheet.root_hex[at : at + 8] for at in range(0, 64, 8))
+    root = [" ".join(sheet.root_hex[at : at + 8] for at in range(half, half + 32, 8)) for half in (0, 32)]
     tree = f"第 {sheet.as_of_position:,} 条，由含 {sheet.tree_size:,} 条的签名检查点证明。"
     yield (
         "联网",
@@ -226,7 +226,7 @@ def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
         ],
     )
     yield "依据", [(f"账本 {sheet.origin} 截至{tree}", False)]
-    yield "树根", [(root, False)]
+    yield "树根", [(root[0], True), (" ", False), (root[1], True)]
     yield "说明", [("本证明依据民政部令第67号出具，不收取任何费用。", False)]
 
 
