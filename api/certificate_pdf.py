@@ -27,6 +27,8 @@ TEMPLATE_VERSION = 1
 RECORD_NAME = "record.json"
 ATTACHMENTS_MAX = 20
 """How many attachments of a PDF are looked at."""
+ADDRESS_ON_ONE_LINE = 56
+"""Characters of an address that fit on a line beside the QR code."""
 KINDS = {
     "theory": "理论宣讲",
     "culture": "文化服务",
@@ -116,7 +118,7 @@ def attached_record(pdf: bytes) -> bytes:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         attachments = islice(PdfReader(BytesIO(pdf)).attachment_list, ATTACHMENTS_MAX)
-        found = [one.content for one in attachments if one.name == RECORD_NAME]
+        found = [one.content for one in islice((one for one in attachments if one.name == RECORD_NAME), 2)]
     except Exception:  # the reader promises no list of what a broken file raises
         raise CertificateWrongError(
             problem_zh="PDF 文件无法读取", problem_en="the PDF cannot be read"
@@ -205,13 +207,13 @@ def _sums(sheet: Sheet) -> Iterator[tuple[str, str]]:
 def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
     """How the certificate is checked, in pieces; True is never broken over two lines."""
     page, _, _ = sheet.check_url.partition("#")
-    root = " ".join(sheet.root_hex[at : at + 8] for at in range(0, 64, 8))
+    root = [" ".join(sheet.root_hex[at : at + 8] for at in range(half, half + 32, 8)) for half in (0, 32)]
     tree = f"第 {sheet.as_of_position:,} 条，由含 {sheet.tree_size:,} 条的签名检查点证明。"
     yield (
         "联网",
         [
             ("扫描右侧二维码，或访问 ", False),
-            (page, True),
+            (page, len(page) <= ADDRESS_ON_ONE_LINE),
             (" 核对编号、姓名与时长，并看此后是否更正或撤销。查验页不显示证件号码。", False),
         ],
     )
@@ -224,7 +226,7 @@ def _checks(sheet: Sheet) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
         ],
     )
     yield "依据", [(f"账本 {sheet.origin} 截至{tree}", False)]
-    yield "树根", [(root, False)]
+    yield "树根", [(root[0], True), (" ", False), (root[1], True)]
     yield "说明", [("本证明依据民政部令第67号出具，不收取任何费用。", False)]
 
 

@@ -6,7 +6,7 @@ A certificate is a fact (`certificate.issued`). What is handed out says the same
              | u24be first day | u24be last day | u24be day of issue | u64be position | commitment (32)
              | key id (4) | Ed25519 signature (64)        — short enough for a QR code, signed by the issuer's key
     record = JSON attached to the PDF: the stored fact with its proof, the issuer key's fact with its proof,
-             the claim, and what opens the commitment     — trusts nothing but the log's public key
+             the claim, and what shows the holder's name     — trusts nothing but the log's public key
 
 Days are counted from 0001-01-01 as 1. The signature is over ``LABEL newline base64url(everything before the key id)
 newline``, which no checkpoint and no cosignature can be.
@@ -120,20 +120,85 @@ def _doubled(value: int) -> int:
 # --- who holds it ----------------------------------------------------------------------------------------------------
 
 
-def commitment(salt: bytes, name: str, id_number: str | None) -> str:
-    """What binds a certificate to its holder without naming them (64 hex): opened by whoever knows the salt.
+class Holder(BaseModel):
+    """Who holds a certificate, as its fact seals it; ``salt`` is 16 random bytes as hex, and opens the commitment."""
 
-    SHA-256(HOLDER_LABEL | salt (16) | u32be bytes of the name | name | 0x00, or 0x01 | u32be bytes | ID number).
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str
+    id_number: str | None
+    salt: str = Field(pattern="^[0-9a-f]{32}$")
+
+    @property
+    def commitment(self) -> str:
+        return commitment(bytes.fromhex(self.salt), self.name, self.id_number)
+
+    def shown(self, with_id_number: bool = False) -> "ShownHolder":
+        """What a record tells of them: the name, and the identity number only if its holder wants that (L19, L20)."""
+        salt = bytes.fromhex(self.salt)
+        name_key, number_key = _part_key(salt, b"name"), _part_key(salt, b"id number")
+        return ShownHolder(
+            name=self.name,
+            name_key=name_key.hex(),
+            id_number=self.id_number if with_id_number else None,
+            id_number_key=number_key.hex() if with_id_number else None,
+            id_number_part=_part(number_key, self.id_number).hex(),
+        )
+
+
+class ShownHolder(BaseModel):
+    """A holder in a record: each part of the commitment is opened by its key, or stands there closed.
+
+    Without ``id_number_key`` nothing is told of the identity number, not even to whoever tries every number there is;
+    with it, a null ``id_number`` says that the certificate has none.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str
+    name_key: str = Field(pattern="^[0-9a-f]{64}$")
+    id_number: str | None
+    id_number_key: str | None = Field(pattern="^[0-9a-f]{64}$")
+    id_number_part: str = Field(pattern="^[0-9a-f]{64}$")
+
+    def opens(self, committed: str) -> bool:
+        """Whether these are the details that were committed to."""
+        name_part, number_part = (
+            _part(bytes.fromhex(self.name_key), self.name),
+            bytes.fromhex(self.id_number_part),
+        )
+        if self.id_number_key is None:
+            number_holds = self.id_number is None
+        else:
+            number_holds = _part(bytes.fromhex(self.id_number_key), self.id_number) == number_part
+        return number_holds and _committed(name_part, number_part) == committed
+
+
+def commitment(salt: bytes, name: str, id_number: str | None) -> str:
+    """What binds a certificate to its holder without naming them (64 hex), so that either detail is shown alone.
+
+    key  = SHA-256(HOLDER_LABEL | "key" 00 | salt (16) | "name" or "id number")
+    part = SHA-256(HOLDER_LABEL | "part" 00 | key | 00 for none, or 01 and the text)
+    commitment = SHA-256(HOLDER_LABEL | "both" 00 | part of the name | part of the identity number)
     """
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a salt has {SALT_BYTES} bytes")
-    number = b"\x00" if id_number is None else b"\x01" + _counted(id_number)
-    return sha256(HOLDER_LABEL + salt + _counted(name) + number).hexdigest()
+    name_key, number_key = _part_key(salt, b"name"), _part_key(salt, b"id number")
+    return _committed(_part(name_key, name), _part(number_key, id_number))
 
 
-def _counted(text: str) -> bytes:
-    raw = text.encode()
-    return len(raw).to_bytes(4, "big") + raw
+def _part_key(salt: bytes, which: bytes) -> bytes:
+    return sha256(HOLDER_LABEL + b"key\x00" + salt + which).digest()
+
+
+def _part(key: bytes, text: str | None) -> bytes:
+    return sha256(
+        HOLDER_LABEL + b"part\x00" + key + (b"\x00" if text is None else b"\x01" + text.encode())
+    ).digest()
+
+
+def _committed(name_part: bytes, number_part: bytes) -> str:
+    return sha256(HOLDER_LABEL + b"both\x00" + name_part + number_part).hexdigest()
 
 
 # --- the fact --------------------------------------------------------------------------------------------------------
@@ -188,7 +253,7 @@ class Claim:
         fact = _issued_state(state)
         return cls(
             ledger_id,
-            require_number(fact.certificate_number),
+            fact.certificate_number,
             fact.minutes,
             fact.first_on,
             fact.last_on,
@@ -287,20 +352,6 @@ def _base64url(raw: bytes) -> str:
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
-class Holder(BaseModel):
-    """What opens a commitment; ``salt`` is hex."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    name: str
-    id_number: str | None
-    salt: str = Field(pattern="^[0-9a-f]{32}$")
-
-    @property
-    def commitment(self) -> str:
-        return commitment(bytes.fromhex(self.salt), self.name, self.id_number)
-
-
 class ProvenFact(BaseModel):
     """A fact's stored text, and its proof (c2sp.org/tlog-proof)."""
 
@@ -324,7 +375,7 @@ class Record(BaseModel):
 
     format: Literal["volunteer-ledger/certificate-record/v1"] = "volunteer-ledger/certificate-record/v1"
     claim: str
-    holder: Holder
+    holder: ShownHolder
     issued: ProvenFact
     issuer_key: ProvenFact
 
@@ -362,7 +413,7 @@ class Record(BaseModel):
             raise _wrong("声明中的编号或账本与账本记录不符", "the claim names another certificate or ledger")
         if signed.claim != Claim.of_state(signed.claim.ledger_id, self.issued.state.encode()):
             raise _wrong("声明的内容与账本记录不符", "the claim does not say what the fact in the log says")
-        if self.holder.commitment != fact.commitment:
+        if not self.holder.opens(fact.commitment):
             raise _wrong(
                 "持有人的姓名或证件号码与账本记录不符", "the holder's details are not those of the fact"
             )
@@ -374,7 +425,7 @@ class CheckedCertificate:
     """What `Record.check` found to be true. ``position`` is that of the fact; the checkpoint proves it."""
 
     claim: Claim
-    holder: Holder
+    holder: ShownHolder
     fact: IssuedState
     position: int
     issuer_key: VerifierKey

@@ -12,7 +12,7 @@ from api.certificate_pdf import attached_record, hours
 from api.cli.shown import say
 from api.cli.signing import VerifierKeys, verifier_keys
 from api.public_check import masked
-from ledger.certificates import CheckedCertificate, Claim, Holder, Record, SignedClaim, require_number
+from ledger.certificates import CheckedCertificate, Claim, Record, ShownHolder, SignedClaim, require_number
 from ledger.checkpoint import VerifierKey
 from ledger.errors import CertificateWrongError, InvalidRequestError
 from ledger.personal_numbers import normal_id_number
@@ -109,12 +109,19 @@ def _require_cosigned(checked: CheckedCertificate, witnesses: list[VerifierKey])
         )
 
 
-def _require_holder(holder: Holder, name: str | None, id_number: str | None) -> None:
+def _require_holder(holder: ShownHolder, name: str | None, id_number: str | None) -> None:
     if name is not None and normalize("NFC", name.strip()) != holder.name:
         raise CertificateWrongError(
             problem_zh="持有人不是此姓名", problem_en="it was issued under another name"
         )
-    if id_number is not None and normal_id_number(id_number) != holder.id_number:
+    if id_number is None:
+        return
+    wanted = normal_id_number(id_number)
+    if holder.id_number_key is None:
+        raise InvalidRequestError(
+            problem="this copy does not show the identity number; its holder can have one made that does"
+        )
+    if wanted != holder.id_number:
         raise CertificateWrongError(
             problem_zh="持有人不是此证件号码，或证明不含证件号码",
             problem_en="it was issued to the holder of another identity number, or names none",

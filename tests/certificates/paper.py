@@ -20,7 +20,8 @@ ISSUER_KEY = SignerKey("certificates.example/gangu", bytes(range(32, 64)))
 WITNESS = SignerKey("witness.example/1", bytes(range(64, 96)), Algorithm.COSIGNATURE_V1)
 STRANGER = SignerKey("certificates.example/gangu", bytes(range(96, 128)))
 NUMBER = number_of(bytes(range(100, 108)), 2026)
-HOLDER = Holder(name="王玥喆", id_number="620523199003071234", salt="0f" * 16)
+HOLDER = Holder(name="王玥喆", id_number="11010519491231002X", salt="0f" * 16)
+"""The identity number is the example of GB 11643: nobody's."""
 SIGNED_SECONDS = 1_795_000_000
 
 
@@ -113,12 +114,12 @@ class Office:
         )
         return ProvenFact.of(fact.state, InclusionProof(fact.entry, index, tuple(path), self.note()))
 
-    def record(self, key: SignerKey = ISSUER_KEY, **claimed: Any) -> Record:
+    def record(self, key: SignerKey = ISSUER_KEY, *, with_id_number: bool = False, **claimed: Any) -> Record:
         """The record of the certificate; ``claimed`` is what the issuer claims instead of what the fact says."""
         claim = Claim.of_state(LEDGER_ID, self.issued.state)
         return Record(
             claim=Claim(**{**claim.__dict__, **claimed}).sign(key),
-            holder=HOLDER,
+            holder=HOLDER.shown(with_id_number),
             issued=self.proven(self.issued),
             issuer_key=self.proven(self.registered),
         )
@@ -144,7 +145,7 @@ def sheet(count: int = 6, **other: Any) -> Sheet:
         "number": NUMBER,
         "county_name": "甘谷县新时代文明实践中心",
         "holder_name": HOLDER.name,
-        "id_number_masked": "620523********1234",
+        "id_number_masked": "110105**********2X",
         "volunteer_number": "V-00472",
         "first_on": date(2026, 1, 1),
         "last_on": date(2026, 11, 20),

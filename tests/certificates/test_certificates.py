@@ -112,9 +112,15 @@ def test_what_is_no_number_is_refused_with_how_one_looks(text: str) -> None:
 
 
 def test_the_commitment_is_the_formula_of_its_docstring() -> None:
-    written = b"volunteer-ledger/certificate-holder/v1\x00" + bytes(16) + b"\0\0\0\3\xe7\x8e\x8b"
-    assert commitment(bytes(16), "王", None) == sha256(written + b"\0").hexdigest()
-    assert commitment(bytes(16), "王", "1") == sha256(written + b"\1\0\0\0\0011").hexdigest()
+    label, salt = b"volunteer-ledger/certificate-holder/v1\x00", bytes(16)
+
+    def part(which: bytes, text: bytes) -> bytes:
+        key = sha256(label + b"key\0" + salt + which).digest()
+        return sha256(label + b"part\0" + key + text).digest()
+
+    for number, text in ((None, b"\0"), ("1", b"\x011")):
+        parts = part(b"name", b"\1\xe7\x8e\x8b") + part(b"id number", text)
+        assert commitment(salt, "王", number) == sha256(label + b"both\0" + parts).hexdigest()
 
 
 people = st.tuples(st.binary(min_size=16, max_size=16), st.text(max_size=5), st.none() | st.text(max_size=5))
@@ -129,6 +135,45 @@ def test_nobody_else_opens_a_commitment(one: tuple[Any, ...], other: tuple[Any, 
 def test_lengths_keep_name_and_number_apart() -> None:
     assert commitment(bytes(16), "王1", "2") != commitment(bytes(16), "王", "12")
     assert commitment(bytes(16), "王", "") != commitment(bytes(16), "王", None)
+
+
+holders = st.builds(
+    Holder,
+    name=st.text(max_size=5),
+    id_number=st.none() | st.text(max_size=5),
+    salt=st.binary(min_size=16, max_size=16).map(bytes.hex),
+)
+
+
+@given(holder=holders, with_id_number=st.booleans())
+def test_what_is_shown_of_a_holder_opens_their_commitment_and_no_other(
+    holder: Holder, with_id_number: bool
+) -> None:
+    shown = holder.shown(with_id_number)
+    assert shown.opens(holder.commitment)
+    assert shown.name == holder.name
+    assert shown.id_number == (holder.id_number if with_id_number else None)
+    assert not shown.opens(holder.model_copy(update={"name": holder.name + "x"}).commitment)
+    assert not shown.opens(holder.model_copy(update={"id_number": f"{holder.id_number}x"}).commitment)
+
+
+def test_an_identity_number_that_is_not_shown_cannot_be_tried_out() -> None:
+    """L20: whoever has the PDF has neither the salt nor the number's key, so not every number can be tried."""
+    shown = HOLDER.shown().model_dump_json()
+    number_key = HOLDER.shown(with_id_number=True).id_number_key
+    assert str(HOLDER.id_number) not in shown
+    assert HOLDER.salt not in shown
+    assert str(number_key) not in shown
+
+
+def test_a_number_without_its_key_is_not_believed() -> None:
+    assert not HOLDER.shown().model_copy(update={"id_number": HOLDER.id_number}).opens(HOLDER.commitment)
+
+
+def test_a_name_without_a_number_says_that_there_is_none_only_with_the_key() -> None:
+    nobody = HOLDER.model_copy(update={"id_number": None})
+    assert nobody.shown(with_id_number=True).opens(nobody.commitment)
+    assert not nobody.shown(with_id_number=True).opens(HOLDER.commitment)
 
 
 def test_a_salt_of_another_length_is_a_mistake_of_ours() -> None:
@@ -230,7 +275,7 @@ def test_a_genuine_record_holds_with_the_log_s_public_key_alone() -> None:
     data = Office().record().to_bytes()
     checked = Record.parse(data).check(KEYS, ORIGIN)
     assert checked.claim == Claim.of_state(LEDGER_ID, issued_state())
-    assert (checked.holder, checked.position, checked.fact.services) == (HOLDER, 18, 6)
+    assert (checked.holder, checked.position, checked.fact.services) == (HOLDER.shown(), 18, 6)
     assert checked.issuer_key == ISSUER_KEY.verifier_key
     assert checked.opened.checkpoint.size == 18
     assert not checked.opened.witness_names
@@ -249,9 +294,9 @@ def test_a_key_may_be_registered_after_the_certificate_was_issued_and_before_it_
 
 
 @settings(max_examples=500)
-@given(at=st.integers(0), other=st.integers(0, 255))
-def test_a_record_with_any_byte_changed_is_refused(at: int, other: int) -> None:
-    data = bytearray(GENUINE)
+@given(at=st.integers(0), other=st.integers(0, 255), whole=st.booleans())
+def test_a_record_with_any_byte_changed_is_refused(at: int, other: int, whole: bool) -> None:
+    data = bytearray(WHOLE if whole else GENUINE)
     if data[at % len(data)] == other:
         return
     data[at % len(data)] = other
@@ -267,6 +312,7 @@ def test_a_record_with_a_part_cut_out_is_refused(start: int, length: int) -> Non
 
 
 GENUINE = Office().record().to_bytes()
+WHOLE = Office().record(with_id_number=True).to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -308,11 +354,11 @@ def _forged() -> dict[str, tuple[Callable[[], Record], str]]:
         "a claim about another certificate": (lambda: office.record(number=other_number), elsewhere),
         "a claim about another ledger": (lambda: office.record(ledger_id=UUID(int=1)), elsewhere),
         "another name": (
-            lambda: _swapped(office, holder=HOLDER.model_copy(update={"name": "王玥"})),
+            lambda: _swapped(office, holder=HOLDER.shown().model_copy(update={"name": "王玥"})),
             "holder's details",
         ),
         "another identity number": (
-            lambda: _swapped(office, holder=HOLDER.model_copy(update={"id_number": None})),
+            lambda: _swapped(office, holder=HOLDER.shown(True).model_copy(update={"id_number": "1"})),
             "holder's details",
         ),
         "a key that nobody registered (F25)": (lambda: office.record(STRANGER), "none of the keys"),
@@ -372,7 +418,7 @@ def test_every_forged_part_is_refused_with_what_is_wrong(how: str) -> None:
 
 def test_a_refusal_names_nobody() -> None:
     with pytest.raises(CertificateWrongError) as refused:
-        _swapped(Office(), holder=Holder(name="李四", id_number=None, salt="00" * 16)).check(KEYS, ORIGIN)
+        _swapped(Office(), holder=HOLDER.shown().model_copy(update={"name": "李四"})).check(KEYS, ORIGIN)
     assert "李四" not in refused.value.sentence_zh + refused.value.sentence_en
     assert not isinstance(refused.value, Refusal)
 

@@ -59,7 +59,7 @@ def test_it_says_everything_that_a_certificate_must(pdf: bytes) -> None:
         f"编号：{NUMBER}",
         "出具日期：2026年11月24日",
         "王玥喆",
-        "居民身份证620523********1234",
+        "居民身份证110105**********2X",
         "志愿者编号V-00472",
         "2026年1月1日至2026年11月20日",
         "6次",
@@ -117,6 +117,19 @@ def test_without_an_identity_number_none_is_mentioned() -> None:
     assert "身份证" not in text(sheet(id_number_masked=None)).replace("不显示证件号码", "")
 
 
+def test_long_names_and_addresses_stay_on_the_page() -> None:
+    """Of everything that is printed, the right edge lies inside the margin."""
+    long = "甘谷县" + "新时代文明实践" * 8
+    address = f"https://{'volunteer-service-' * 4}gangu.example/verify/{NUMBER}#claim"
+    pdf = render(sheet(3, issuer_name=long, county_name=long, holder_name="玥" * 50, check_url=address))
+    with pypdfium2.PdfDocument(pdf) as document:
+        for page in document:
+            found = page.get_textpage()
+            boxes = [found.get_charbox(at) for at in range(found.count_chars())]
+            assert max(right for _, _, right, _ in boxes) < page.get_width() - 60
+            assert min(left for left, _, _, _ in boxes if left) > 60
+
+
 def test_what_stands_in_a_name_is_never_markup() -> None:
     said = text(sheet(county_name='#panic("x") *粗* $x$ `c` @a <b> \\'))
     assert '#panic("x")*粗*$x$`c`@a<b>\\' in said
@@ -163,7 +176,7 @@ def test_the_record_is_attached_and_still_holds(pdf: bytes) -> None:
         assert [document.get_attachment(n).get_name() for n in range(document.count_attachments())] == [
             "record.json"
         ]
-        assert Record.parse(bytes(document.get_attachment(0).get_data())).holder == HOLDER
+        assert Record.parse(bytes(document.get_attachment(0).get_data())).holder == HOLDER.shown()
 
 
 def test_the_qr_code_is_read_from_a_coarse_raster(pdf: bytes) -> None:
