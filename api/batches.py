@@ -252,10 +252,14 @@ def _run(parts: Parts, stop: threading.Event) -> None:
         try:
             busy = work.round(stop)
         except (LedgerError, SQLAlchemyError) as trouble:
-            log.error("a batch could not go on: %s", getattr(trouble, "code", type(trouble).__name__))
+            _tell(trouble)
             busy = False
         if not busy:
             stop.wait(AGAIN_SECONDS)
+
+
+def _tell(trouble: Exception) -> None:
+    log.error("a batch could not go on: %s", getattr(trouble, "code", type(trouble).__name__))
 
 
 class Work:
@@ -265,12 +269,15 @@ class Work:
         self.parts, self.tree = parts, TreeStore(parts.log)
 
     def round(self, stop: threading.Event | None = None) -> bool:
-        """A step of every batch; whether any of them got further."""
+        """A step of every batch; whether any of them got further. Trouble with one stops none of the others."""
         further = False
         for batch in self.parts.operations.unfinished():
             if stop is not None and stop.is_set():
                 break
-            further |= self._step(batch)
+            try:
+                further |= self._step(batch)
+            except (LedgerError, SQLAlchemyError) as trouble:
+                _tell(trouble)
         return further
 
     def _step(self, batch: Batch) -> bool:

@@ -18,7 +18,13 @@ from ledger import ids
 from ledger.certificates import Claim, Holder, ProvenFact, Record
 from ledger.checkpoint import Checkpoint, Note, SignerKey
 from ledger.codec import decode
-from ledger.errors import LedgerDamagedError, NotSignedYetError, Refusal, UnknownCertificateError
+from ledger.errors import (
+    LedgerDamagedError,
+    NoteKeyMalformedError,
+    NotSignedYetError,
+    Refusal,
+    UnknownCertificateError,
+)
 from ledger.events import CertificateIssued, EntryPosted, Fact, UnitEstablished, UnitRenamed
 from ledger.groupcommit import Row
 from ledger.merkle import TileError
@@ -92,7 +98,10 @@ class Press:
                 problem_zh="服务器没有设置 WENMING_CERTIFICATE_KEY",
                 problem_en="WENMING_CERTIFICATE_KEY is not set",
             )
-        key = read_key_files([file])[0]
+        try:
+            key = read_key_files([file])[0]
+        except NoteKeyMalformedError as error:
+            raise NoIssuerKeyError(problem_zh=error.sentence_zh, problem_en=error.sentence_en) from None
         state = self.parts.ledger.state(self._id_of(key))
         if not isinstance(state, IssuerKey) or state.retired:
             raise NoIssuerKeyError(
@@ -171,7 +180,7 @@ class Press:
     def _record(self, issued: Row, holder: Fields, signing: Signing, size: int) -> Record:
         return Record(
             claim=signing.claim,
-            holder=Holder.model_validate(holder),
+            holder=Holder.model_validate(holder).shown(),
             issued=self._proven(issued, size, signing.note),
             issuer_key=self._proven(self.first_fact(signing.issuer_key_id), size, signing.note),
         )

@@ -122,7 +122,7 @@ def test_without_a_registered_key_nothing_is_printed(town: Town) -> None:
     town.served()
     number = town.certificate()
     town.sign()
-    assert problem(town.post(f"/certificates/{number}/print", "wang", {}))[0] == 500  # no such file
+    assert problem(town.post(f"/certificates/{number}/print", "wang", {})) == (409, "NO_ISSUER_KEY")
     key_id = town.issuer()
     town.sign()
     town.done(f"/certificates/{number}/print", "wang", {})
