@@ -121,6 +121,8 @@ class Issuer:
         if dry_run:
             return tried
         judged = dict(zip((wish.key for wish in new), tried, strict=True))
+        # Who sent the same request a moment earlier has taken the number: then theirs is the answer.
+        done |= answered_keys(self.parts, self.who, (k for k, a in judged.items() if isinstance(a, Refusal)))
         allowed = [wish for wish in new if not isinstance(judged[wish.key], Refusal)]
         sealed = dict(zip((wish.key for wish in allowed), self._holders(allowed), strict=True))
         asked = [wish for wish in wishes if wish.key in done or wish.key in sealed]

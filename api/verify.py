@@ -13,6 +13,7 @@ from datetime import datetime
 from math import ceil
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs
+from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -63,7 +64,7 @@ class Doubt(BaseModel):
 class Public:
     """Somebody without a key, as the access log names them."""
 
-    person_id: Any
+    person_id: UUID
     role: str = "public"
 
 
