@@ -297,7 +297,10 @@ class Work:
 
     def _issued(self, batch: Batch, reader: Reader, waiting: Sequence[Item]) -> list[Item]:
         period = Period(first_on=batch.first_on, last_on=batch.last_on)
-        wishes = [Wish(item.volunteer_id, period, _key(batch, item, "issue")) for item in waiting]
+        wishes = [
+            Wish(item.volunteer_id, period, f"issue|{batch.operation_id}|{item.volunteer_id}")
+            for item in waiting
+        ]
         answers = Issuer(reader, batch.who).issue(wishes)
         return [
             replace(item, state="refused", code=answer.code)
@@ -312,7 +315,7 @@ class Work:
         for item in issued:
             assert item.certificate_number is not None
             try:
-                printer.print(item.certificate_number, _key(batch, item, "print"))
+                printer.print(item.certificate_number)
             except NotSignedYetError:
                 break
             except Refusal as refusal:
@@ -320,7 +323,3 @@ class Work:
             else:
                 further.append(replace(item, state="printed"))
         return further
-
-
-def _key(batch: Batch, item: Item, what: str) -> str:
-    return f"{what}|{batch.operation_id}|{item.volunteer_id}"

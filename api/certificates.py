@@ -214,8 +214,10 @@ def print_certificate(
 
     Printing again gives the same document, unless layout or typefaces changed; then the new one is good as well.
     """
-    key, printer = key_of(idempotency_key, dry_run), Printer(reader, who, tree)
-    answer, document = printer.print(require_number(number), key)
+    key_of(
+        idempotency_key, dry_run
+    )  # asked for like any write's; the same bytes are recorded once by themselves
+    answer, document = Printer(reader, who, tree).print(require_number(number), dry_run=dry_run)
     return Printed(
         **recorded(answer, response, dry_run), number=require_number(number), pdf_sha256=document.sha256
     )
@@ -228,18 +230,22 @@ class Printer:
         self.reader, self.parts, self.who = reader, reader.parts, who
         self.press = Press(reader.parts, tree)
 
-    def print(self, number: str, key: str | None) -> tuple[Answer, Document]:
-        """Record a print, and the document; with no key nothing is recorded. What a rule refuses is not opened."""
+    def print(self, number: str, *, dry_run: bool = False) -> tuple[Answer, Document]:
+        """Record a print, and the document. What a rule refuses is not opened.
+
+        It needs no idempotency key: what comes out as it was printed before leads to no fact, and what does not is
+        another print, whoever asks for it again.
+        """
         certificate = certificate_of(self.parts, number)
         issuer_key_id = self.press.issuer_key_id()
-        self._record(number, NOBODY, Signing("-", issuer_key_id, "-"), None)
+        self._record(number, NOBODY, Signing("-", issuer_key_id, "-"), dry_run=True)
         fresh, holder = self.press.signing(certificate), holder_of(self.reader, certificate)
         document = self.press.printed_again(certificate, holder)
         if document is None:
             document = self.press.document(certificate, holder, fresh)
-        return self._record(number, document.sha256, document.signing, key), document
+        return self._record(number, document.sha256, document.signing, dry_run=dry_run), document
 
-    def _record(self, number: str, digest: str, signing: Signing, key: str | None) -> Answer:
+    def _record(self, number: str, digest: str, signing: Signing, *, dry_run: bool) -> Answer:
         command = RecordPrint(
             certificate_number=number,
             pdf_sha256=digest,
@@ -248,8 +254,7 @@ class Printer:
             checkpoint=signing.note,
             template_version=TEMPLATE_VERSION,
         )
-        body = written_form({"path": "/certificates/print", "number": number})
-        return self.parts.ledger.handle(command, self.who, key=key, body=body, dry_run=key is None)
+        return self.parts.ledger.handle(command, self.who, dry_run=dry_run)
 
 
 def holder_of(reader: Reader, certificate: Certificate) -> Fields:

@@ -72,7 +72,7 @@ def print_(
     with open_parts(database, keys) as parts:
         who = _who(parts, api_key)
         printer = Printer(Reader(parts, who, "cli"), who, TreeStore(parts.log))
-        _, document = printer.print(require_number(number), uuid4().hex)
+        _, document = printer.print(require_number(number))
     file.write_bytes(document.pdf)
     say(document.sha256)
 

@@ -164,13 +164,16 @@ def test_what_comes_out_otherwise_is_not_handed_out_and_printed_anew(
 ) -> None:
     """Another address for checking, as after a move, gives other bytes: that is said, and both prints stay good."""
     number = served.certificate()
-    before = served.printed(number)
+    served.sign()
+    served.done(f"/certificates/{number}/print", "wang", {}, key="print")
+    before = served.get(f"/certificates/{number}.pdf", "wang").content
     moved = served.parts.settings.model_copy(update={"public_url": "https://elsewhere.example"})
     monkeypatch.setitem(vars(served.parts), "settings", moved)
     assert problem(served.get(f"/certificates/{number}.pdf", "wang")) == (409, "RENDERER_CHANGED")
-    served.done(f"/certificates/{number}/print", "wang", {})
+    anew = served.done(f"/certificates/{number}/print", "wang", {}, key="print")
     after = served.get(f"/certificates/{number}.pdf", "wang").content
     assert before != after
+    assert anew["pdf_sha256"] == hashlib.sha256(after).hexdigest()
     assert checked(before).claim == checked(after).claim
     assert len(served.seen(f"/certificates/{number}", "wang")["prints"]) == 2
 
