@@ -13,8 +13,7 @@ slow:
 
 # every branch of what the record stands on: log, hashes, checkpoints, sealing
 cover:
-    uv run --group ci pytest --cov --deselect tests/sealing/test_sealing.py::test_sealing_in_bulk_is_fast \
-      tests/merkle tests/checkpoint/test_checkpoint.py tests/log tests/sealing tests/test_concurrency.py tests/test_files.py
+    uv run --group ci pytest --cov --deselect tests/sealing/test_sealing.py::test_sealing_in_bulk_is_fast tests/merkle tests/checkpoint/test_checkpoint.py tests/log tests/sealing tests/test_concurrency.py tests/test_files.py
 
 # kills, failing disks, flipped bits; WENMING_FAULTS_TIMES=10 for a night, WENMING_FAULTS_SEED=… to repeat
 faults:

@@ -1,27 +1,26 @@
-"""Who unsealed what of whom, how often rating codes were guessed, and how far erasures were carried out.
+"""Who unsealed what of whom, how often codes and names were guessed, and how far erasures were carried out.
 
-Three small tables in the key store's database: they are no facts, hold ids only, and are restored together with the
+Four small tables in the key store's database: they are no facts, hold ids only, and are restored together with the
 keys they speak of. What may not live here: names, codes, keys, and anything a rule could need.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
-from api.problems import TooManyAttemptsError
-from ledger import log_postgres, log_sqlite
+from api.beside_keys import BesideKeys
+from api.problems import TooManyAttemptsError, TooManyNamesError
 from ledger.codec import instant_text
-from ledger.errors import LedgerBusyError
-from ledger.rules import Caller
 from ledger.schema import UuidColumn
 
 WRONG_CODES_MAX = 10
 """Wrong rating codes for one order in `ATTEMPTS_WITHIN`: a guesser needs some six centuries for an even chance."""
+WRONG_NAMES_MAX = 10
+"""Wrong names for one certificate in `ATTEMPTS_WITHIN`: enough for slips of the pen, too few to try out surnames."""
 ATTEMPTS_WITHIN = timedelta(hours=1)
 
 metadata = sa.MetaData()
@@ -47,6 +46,15 @@ attempts = sa.Table(
     sa.Column("at", sa.Text, nullable=False),
 )
 """Wrong codes of the last hour, without what was tried."""
+
+name_attempts = sa.Table(
+    "name_check_attempts",
+    metadata,
+    sa.Column("entry", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("certificate_id", UuidColumn, nullable=False, index=True),
+    sa.Column("at", sa.Text, nullable=False),
+)
+"""Wrong names for certificates in the last hour, without what was tried."""
 
 erasures = sa.Table(
     "erasures_carried_out",
@@ -76,6 +84,15 @@ _GUARDS = {
 """Against slips and curious programs; the owner of the database could take them away."""
 
 
+class Asking(Protocol):
+    """Who opens something: somebody with a key, or the public."""
+
+    @property
+    def person_id(self) -> UUID: ...
+    @property
+    def role(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Access:
     """Somebody unsealed what a kind of fact holds about a person, in the HTTP request of that id."""
@@ -92,28 +109,13 @@ class Accesses:
     """The tables above, in the key store's database. LEDGER_BUSY if others hold it."""
 
     def __init__(self, url: str, busy_seconds: float) -> None:
-        parsed, self._busy_seconds = sa.make_url(url), busy_seconds
-        if parsed.get_backend_name() == "postgresql":
-            self._engine = log_postgres.make_engine(parsed, busy_seconds, as_app=False)
-        else:
-            self._engine = log_sqlite.make_engine(parsed, busy_seconds)
-        self._make()
-        self.close = self._engine.dispose
-
-    def _make(self) -> None:
-        with self._reading() as connection:
-            if erasures.name in sa.inspect(connection).get_table_names():
-                return
-        with self._writing() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x61636373)))
-            metadata.create_all(connection)
-            for guard in _GUARDS[connection.dialect.name]:
-                connection.exec_driver_sql(guard)
+        self._database = BesideKeys(url, busy_seconds)
+        self._database.make(metadata, _GUARDS)
+        self.close = self._database.close
 
     # -- the access log --
 
-    def unsealed(self, found: Iterable[tuple[UUID, str]], who: Caller, at: datetime, request_id: str) -> None:
+    def unsealed(self, found: Iterable[tuple[UUID, str]], who: Asking, at: datetime, request_id: str) -> None:
         """Write down, before anything is shown, that ``who`` opens these (person, topic); durable on return."""
         rows = [
             {
@@ -127,13 +129,13 @@ class Accesses:
             for person_id, topic in found
         ]
         if rows:
-            with self._writing() as connection:
+            with self._database.writing() as connection:
                 connection.execute(log.insert(), rows)
 
     def of(self, person_id: UUID, *, after: int = 0, limit: int | None = None) -> list[tuple[int, Access]]:
         """Who unsealed what of a person, oldest first, each with its number; ``after`` continues."""
         query = sa.select(log).where(log.c.person_id == person_id, log.c.entry > after)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(query.order_by(log.c.entry).limit(limit)).all()
         return [
             (r.entry, Access(r.person_id, r.caller_id, r.role, r.topic, r.at, r.request_id)) for r in rows
@@ -146,51 +148,46 @@ class Accesses:
 
         A right one is refused then too: else going on guessing would pay.
         """
+        wait = self._tried(attempts, attempts.c.order_id, order_id, right, at, WRONG_CODES_MAX)
+        if wait is not None:
+            raise TooManyAttemptsError(order_id=order_id, retry_seconds=wait)
+
+    def name_tried(self, certificate_id: UUID, right: bool, at: datetime) -> None:
+        """One more name was tried for a certificate; TOO_MANY_NAMES after ten wrong ones in an hour, as above."""
+        mine = name_attempts.c.certificate_id
+        wait = self._tried(name_attempts, mine, certificate_id, right, at, WRONG_NAMES_MAX)
+        if wait is not None:
+            raise TooManyNamesError(retry_seconds=wait)
+
+    def _tried(
+        self, table: sa.Table, of: sa.Column[UUID], thing: UUID, right: bool, at: datetime, wrong_max: int
+    ) -> int | None:
+        """Count a wrong try; the seconds to wait once there are too many, None before."""
         since = at - ATTEMPTS_WITHIN
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(order_id.int % 2**63)))
-            connection.execute(sa.delete(attempts).where(attempts.c.at <= _text(since)))
-            mine = sa.select(attempts.c.at).where(attempts.c.order_id == order_id).order_by(attempts.c.at)
-            wrong = list(connection.scalars(mine))
-            if len(wrong) < WRONG_CODES_MAX and not right:
-                connection.execute(attempts.insert(), {"order_id": order_id, "at": _text(at)})
-        if len(wrong) >= WRONG_CODES_MAX:
-            free_at = datetime.fromisoformat(wrong[-WRONG_CODES_MAX]) + ATTEMPTS_WITHIN
-            seconds = max(1, -(-(free_at - at) // timedelta(seconds=1)))
-            raise TooManyAttemptsError(order_id=order_id, retry_seconds=seconds)
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(thing.int % 2**63)))
+            connection.execute(sa.delete(table).where(table.c.at <= _text(since)))
+            wrong = list(connection.scalars(sa.select(table.c.at).where(of == thing).order_by(table.c.at)))
+            if len(wrong) < wrong_max and not right:
+                connection.execute(table.insert(), {of.name: thing, "at": _text(at)})
+        if len(wrong) < wrong_max:
+            return None
+        free_at = datetime.fromisoformat(wrong[-wrong_max]) + ATTEMPTS_WITHIN
+        return max(1, -(-(free_at - at) // timedelta(seconds=1)))
 
     # -- erasures --
 
     def carried_out(self) -> int:
         """Up to which position every erasure was carried out."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return connection.scalar(sa.select(erasures.c.position)) or 0
 
     def carried_out_to(self, position: int) -> None:
         """Every erasure up to ``position`` has its key destroyed."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if connection.execute(sa.update(erasures).values(position=position)).rowcount == 0:
                 connection.execute(erasures.insert(), {"single": 1, "position": position})
-
-    # -- connections --
-
-    @contextmanager
-    def _reading(self, *, writes: bool = False) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as plain:
-                connection = plain.execution_options(writes=writes)
-                with connection.begin():
-                    yield connection
-        except DBAPIError as error:
-            if log_sqlite.is_busy(error) or log_postgres.is_busy(error):
-                raise LedgerBusyError(seconds=self._busy_seconds) from None
-            raise
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._reading(writes=True) as connection:
-            yield connection
 
 
 def _text(moment: datetime) -> str:

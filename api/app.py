@@ -9,9 +9,22 @@ from uuid import uuid4
 from fastapi import APIRouter, FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import commands, erasure, history, integrity, problems, queries, rights, travel
+from api import (
+    batches,
+    certificates,
+    commands,
+    erasure,
+    history,
+    integrity,
+    problems,
+    queries,
+    rights,
+    travel,
+    verify,
+)
 from api.archiver import keeping_archive
 from api.parts import Parts
+from api.public_check import STYLESHEET_PATH, stylesheet
 from api.signing import signing
 from ledger.errors import LedgerError
 from projections import follower
@@ -35,6 +48,7 @@ def create_app(parts: Parts) -> FastAPI:
             with (
                 signing(parts.log, parts.settings),
                 keeping_archive(parts.log, parts.settings.growing_archive if follows else None),
+                batches.working(parts),
             ):
                 yield
         finally:
@@ -61,9 +75,13 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(history.router)
     v1.include_router(travel.router)
     v1.include_router(rights.router)
+    v1.include_router(batches.router)
+    v1.include_router(certificates.router)
     v1.include_router(integrity.router)
     app.include_router(v1)
     app.include_router(integrity.log_router)
+    app.include_router(verify.router)
+    app.get(STYLESHEET_PATH, include_in_schema=False)(stylesheet)
 
     @app.get("/healthz", tags=["health"])
     def health() -> dict[str, object]:
@@ -110,4 +128,6 @@ async def _frame(request: Request, call_next: Callable[[Request], Awaitable[Resp
     response.headers["Request-Id"] = request.state.request_id
     response.headers.setdefault("Cache-Control", "private, no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if request.url.path.startswith(verify.router.prefix):
+        response.headers["X-Robots-Tag"] = "noindex"
     return response

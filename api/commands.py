@@ -3,7 +3,7 @@
 Which path takes which command stands in `ROUTES`; a command's own fields become the body, minus those in the path.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -19,8 +19,9 @@ from api.parts import Parts
 from api.problems import KeyRequiredError
 from ledger import commands as c
 from ledger.application import Answer
+from ledger.checkpoint import VerifierKey
 from ledger.codec import canonical_json
-from ledger.errors import InvalidRequestError, LedgerBusyError, Refusal
+from ledger.errors import InvalidRequestError, LedgerBusyError, NoteKeyMalformedError, Refusal
 from ledger.personal_numbers import normal_id_number, normal_phone
 from ledger.rules import Caller
 from ledger.rules.data_requests import DataRequest
@@ -116,11 +117,13 @@ ROUTES = (
     Route("/orders/{order_id}/complete", c.CompleteOrder),
     Route("/orders/{order_id}/rate", c.RateOrder, {"comment": (Text, "order.rated", "writer")}),
     Route("/orders/{order_id}/ratings/withdraw", c.WithdrawRating),
+    Route("/issuer-keys", c.RegisterIssuerKey),
+    Route("/issuer-keys/{issuer_key_id}/retire", c.RetireIssuerKey),
     Route("/data-requests", c.RequestData),
     Route("/data-requests/{request_id}/decide", c.DecideDataRequest),
     Route("/data-requests/{request_id}/erase", c.EraseSubject),
 )
-"""Every command of the ledger; a test sees that none is missing."""
+"""Every command that is asked for as it is; `api.certificates` makes those about certificates."""
 
 FOUND_BY_THE_EDGE = {"code_checked", "same_phone_ids"}
 """Fields of `RateOrder` that nobody may claim: the edge, which holds the keys, finds them out (F06)."""
@@ -200,27 +203,32 @@ def _endpoint(route: Route) -> Callable[..., Recorded]:
         dry_run: Annotated[bool, Query(description="Decide and record nothing.")] = False,
     ) -> Recorded:
         ids = {name: _uuid(name, request.path_params[name]) for name in in_path}
-        key = _key(idempotency_key, dry_run)
+        key = key_of(idempotency_key, dry_run)
         write = Write(parts, route, who, ids, body)
         pinned = _pinned(if_match, next(iter(ids.values()), None))
         answer = write.handle(key, pinned, dry_run)
         if route.command is c.EraseSubject and not dry_run:
             write.carry_out_erasure()
-        if not dry_run:  # what was not recorded has no position to wait for
-            response.headers["Ledger-Position"] = str(answer.last_position)
-        return Recorded(
-            command_id=answer.command_id,
-            first_position=answer.first_position,
-            last_position=answer.last_position,
-            replayed=answer.replayed,
-            dry_run=dry_run,
-            facts=[fact_json(fact) for fact in answer.facts],
-        )
+        return Recorded(**recorded(answer, response, dry_run))
 
     endpoint.__annotations__["body"] = body_type
     endpoint.__name__ = route.command.__name__
     endpoint.__doc__ = route.command.__doc__
     return endpoint
+
+
+def recorded(answer: Answer, response: Response, dry_run: bool) -> dict[str, Any]:
+    """What a command led to, as the fields of `Recorded`."""
+    if not dry_run:  # what was not recorded has no position to wait for
+        response.headers["Ledger-Position"] = str(answer.last_position)
+    return {
+        "command_id": answer.command_id,
+        "first_position": answer.first_position,
+        "last_position": answer.last_position,
+        "replayed": answer.replayed,
+        "dry_run": dry_run,
+        "facts": [fact_json(fact) for fact in answer.facts],
+    }
 
 
 @dataclass
@@ -241,7 +249,7 @@ class Write:
         """
         written = self._written()
         self._check_numbers()
-        answered = not dry_run and self._answered(key)
+        answered = not dry_run and key in answered_keys(self.parts, self.who, [key])
         if not answered:
             self._check_guesses()
         if dry_run or answered:
@@ -265,19 +273,9 @@ class Write:
 
     def _written(self) -> bytes:
         """What the idempotency key stands for: the request as it was sent."""
-        try:
-            return canonical_json(
-                {"path": self.route.path, "ids": self.ids, "body": self.body.model_dump(mode="json")}
-            )
-        except (TypeError, ValueError):
-            problem = "whole numbers lie within ±(2^53 − 1), and text is Unicode without lone surrogates"
-            raise InvalidRequestError(problem=problem) from None
-
-    def _answered(self, key: str | None) -> bool:
-        """Whether the key led to something before: then nothing is decided, and nothing needs sealing or claiming."""
-        mine = (outcomes.c.person_id == self.who.person_id) & (outcomes.c.command_key == key)
-        with self.parts.log.engine.connect() as connection:
-            return connection.execute(select(outcomes.c.command_id).where(mine)).first() is not None
+        return written_form(
+            {"path": self.route.path, "ids": self.ids, "body": self.body.model_dump(mode="json")}
+        )
 
     def _command(self, *, sealed: bool) -> c.Command:
         values: dict[str, Any] = {
@@ -299,7 +297,9 @@ class Write:
         return profile
 
     def _check_numbers(self) -> None:
-        """ID_NUMBER_INVALID and PHONE_INVALID, whether or not anything is to be recorded."""
+        """ID_NUMBER_INVALID, PHONE_INVALID, INVALID_REQUEST (a public key that is none), recorded or not."""
+        if isinstance(vkey := getattr(self.body, "vkey", None), str):
+            _require_verifier_key(vkey)
         if self._profile is not None and self._profile.id_number:
             normal_id_number(self._profile.id_number)
         if self._profile is not None and self._profile.phone:
@@ -349,8 +349,32 @@ class Write:
         }
 
 
+def written_form(request: Mapping[str, Any]) -> bytes:
+    """A request as bytes, always the same for the same; INVALID_REQUEST for what has no such form."""
+    try:
+        return canonical_json(request)
+    except (TypeError, ValueError):
+        problem = "whole numbers lie within ±(2^53 − 1), and text is Unicode without lone surrogates"
+        raise InvalidRequestError(problem=problem) from None
+
+
+def answered_keys(parts: Parts, who: Caller, keys: Iterable[str | None]) -> set[str | None]:
+    """Which keys led to something before: for them nothing is decided, and nothing needs sealing or claiming."""
+    mine = (outcomes.c.person_id == who.person_id) & outcomes.c.command_key.in_([k for k in keys if k])
+    with parts.log.engine.connect() as connection:
+        return set(connection.scalars(select(outcomes.c.command_key).where(mine)))
+
+
 def _fields(value: Any) -> dict[str, str | None]:
     return value.model_dump() if isinstance(value, BaseModel) else {"text": value}
+
+
+def _require_verifier_key(vkey: str) -> None:
+    """INVALID_REQUEST unless the text is a public key whose id is its own."""
+    try:
+        VerifierKey.from_text(vkey)
+    except NoteKeyMalformedError as error:
+        raise InvalidRequestError(problem=f"vkey: {error.details['problem']}") from None
 
 
 def _uuid(name: str, text: str) -> UUID:
@@ -360,7 +384,8 @@ def _uuid(name: str, text: str) -> UUID:
         raise InvalidRequestError(problem=f"{name} in the path is not a UUID") from None
 
 
-def _key(given: str | None, dry_run: bool) -> str | None:
+def key_of(given: str | None, dry_run: bool) -> str | None:
+    """The idempotency key of a write; KEY_REQUIRED if there is none."""
     if dry_run:
         return None
     if given is None or not 1 <= len(given) <= 128 or not given.isascii() or not given.isprintable():

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from api.accesses import Accesses
 from api.identity import Accounts
+from api.operations import Operations
 from api.settings import Settings
 from ledger import rotation
 from ledger.application import Ledger, utc_now
@@ -28,11 +29,13 @@ class Parts:
     keys: KeyStore
     accounts: Accounts
     accesses: Accesses
+    operations: Operations
     ledger: Ledger
     archive: Archive | None
     """Old facts as columns, where the settings say that they are kept; what is not there is read from the log."""
 
     def close(self) -> None:
+        self.operations.close()
         self.accesses.close()
         self.accounts.close()
         self.keys.close()
@@ -99,6 +102,7 @@ def open_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         keys,
         Accounts(settings.keys),
         Accesses(settings.keys, settings.busy_seconds),
+        Operations(settings.keys, settings.busy_seconds),
         Ledger(log, digest=keys.request_digest, clock=clock),
         None if settings.archive is None else Archive(log, settings.archive),
     )

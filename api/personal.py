@@ -13,10 +13,14 @@ from uuid import UUID
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
+from api.accesses import Asking
 from api.commands import ROUTES
 from api.deps import caller, parts_of
 from api.parts import Parts
 from ledger import ids
+from ledger.codec import decode
+from ledger.events import CertificateIssued, CertificateRevoked, VolunteerEnrolled, VolunteerProfileCorrected
+from ledger.groupcommit import Row
 from ledger.rules import Caller
 from ledger.rules.data_requests import Subject
 from ledger.sealing import KeyStore
@@ -26,6 +30,12 @@ RESTRICTED = "〔已限制〕"
 """What stands in place of every field of somebody whose data were erased, or may not be used for now."""
 
 Fields = dict[str, str | None]
+
+MADE_BY_THE_EDGE: Mapping[str, tuple[str, ...]] = {
+    CertificateIssued.TOPIC: ("name", "id_number", "salt"),
+    CertificateRevoked.TOPIC: ("text",),
+}
+"""What is sealed for facts whose commands no route takes as they are, by topic."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Reader:
     """Somebody asking to see personal fields in one HTTP request."""
 
     parts: Parts
-    who: Caller
+    who: Asking
     request_id: str
 
     def read(self, sealings: Sequence[Sealing], about: UUID | None = None) -> list[Fields]:
@@ -87,6 +97,15 @@ class Reader:
         ]
 
 
+def newest_profile(rows: Sequence[Row]) -> Sealing:
+    """The newest personal fields of a volunteer, in their stream."""
+    for row in reversed(rows):
+        fact = decode(row.topic, row.stream_id, row.version, row.state)
+        if isinstance(fact, VolunteerEnrolled | VolunteerProfileCorrected):
+            return Sealing(row.topic, fact.profile)
+    raise AssertionError("a volunteer's stream begins with their enrolment")
+
+
 def reader_of(
     request: Request, who: Annotated[Caller, Depends(caller)], parts: Annotated[Parts, Depends(parts_of)]
 ) -> Reader:
@@ -101,7 +120,7 @@ def _marked(topic: str, mark: str) -> Fields:
 @cache
 def _fields_by_topic() -> Mapping[str, tuple[str, ...]]:
     """Which fields a sealed text of each topic has."""
-    return {
+    return dict(MADE_BY_THE_EDGE) | {
         topic: tuple(kind.model_fields)
         if isinstance(kind, type) and issubclass(kind, BaseModel)
         else ("text",)

@@ -50,6 +50,18 @@ class TooManyAttemptsError(Refusal):
     en = "Too many wrong codes were tried for this order. Try again in {retry_seconds} seconds."
 
 
+class TooManyNamesError(Refusal):
+    code = "TOO_MANY_NAMES"
+    zh = "这份证明的姓名已多次核对不符，请在 {retry_seconds} 秒后再试。"
+    en = "Too many wrong names were tried for this certificate. Try again in {retry_seconds} seconds."
+
+
+class TooManyRequestsError(Refusal):
+    code = "TOO_MANY_REQUESTS"
+    zh = "查验过于频繁，请在 {retry_seconds} 秒后再试。"
+    en = "Too many certificates were checked from this address. Try again in {retry_seconds} seconds."
+
+
 class UnavailableError(LedgerError):
     code = "LEDGER_UNAVAILABLE"
     zh = "暂时无法读取账本数据库。什么都没有写入；请稍后用同一个键重试。"
@@ -77,11 +89,16 @@ STATUS: dict[str, int] = {
     "BAD_WINDOW": 422,
     "END_BEFORE_START": 422,
     "SCORE_OUT_OF_RANGE": 422,
+    "BAD_PERIOD": 422,
+    "CERTIFICATE_NUMBER_WRONG": 422,
+    "GLYPH_MISSING": 422,
     "KEY_REUSED": 422,
     "KEY_IN_FLIGHT": 409,
     "VERSION_MISMATCH": 412,
     "SUBJECT_ERASED": 410,
     "TOO_MANY_ATTEMPTS": 429,
+    "TOO_MANY_NAMES": 429,
+    "TOO_MANY_REQUESTS": 429,
     "NOT_FOUND": 404,
     "UNKNOWN_UNIT": 404,
     "UNKNOWN_TEAM": 404,
@@ -92,6 +109,8 @@ STATUS: dict[str, int] = {
     "UNKNOWN_RATING": 404,
     "UNKNOWN_CHECKPOINT": 404,
     "UNKNOWN_DATA_REQUEST": 404,
+    "UNKNOWN_CERTIFICATE": 404,
+    "UNKNOWN_ISSUER_KEY": 404,
     "METHOD_NOT_ALLOWED": 405,
     "PAYLOAD_TOO_LARGE": 413,
     "LEDGER_BUSY": 503,
@@ -107,6 +126,7 @@ RETRY_SECONDS = {
     "PROJECTION_BEHIND": "1",
     "FIGURES_APART": "1",
     "KEY_IN_FLIGHT": "1",
+    "NOT_SIGNED_YET": "2",
 }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Table, func, select
 from api.deps import When, asking, caller, happened_by, parts_of, units_of, when
 from api.identity import OVERSEERS, STAFF, require_overseer, require_reader
 from api.parts import Parts
-from api.personal import Reader, Sealing, reader_of
+from api.personal import Reader, Sealing, newest_profile, reader_of
 from ledger import events
 from ledger.codec import decode
 from ledger.errors import (
@@ -26,7 +26,6 @@ from ledger.errors import (
     UnknownVolunteerError,
     WrongRoleError,
 )
-from ledger.groupcommit import Row
 from ledger.rulebook import local_day
 from ledger.rules import Caller
 from ledger.rules.orders import ALLOWED, Order
@@ -82,7 +81,7 @@ def unit_hours(unit_id: UUID, who: Who, at: At, parts: Ledger, response: Respons
     """Minutes served for a unit and for everything below it, by month, source class and kind; and its ratings."""
     _require_place(parts, who, unit_id)
     with asking(parts, at, response, units, unit_months, unit_ratings) as moment:
-        inside = sorted(_below(moment, unit_id))
+        inside = sorted(below(moment, unit_id))
         months, marks = unit_months.table(), unit_ratings.table()
         by = (months.c.month, months.c.source_class, months.c.activity_kind)
         rows = moment.rows(
@@ -104,7 +103,8 @@ def unit_hours(unit_id: UUID, who: Who, at: At, parts: Ledger, response: Respons
     }
 
 
-def _below(moment: Moment, unit_id: UUID) -> set[str]:
+def below(moment: Moment, unit_id: UUID) -> set[str]:
+    """The unit and everything below it; UNKNOWN_UNIT."""
     table = units.table()
     tree = moment.rows(select(table.c.unit_id, table.c.parent_id))
     if not any(row["unit_id"] == str(unit_id) for row in tree):
@@ -199,17 +199,8 @@ def volunteer(
         "withdrawn": bool(row["withdrawn"]),
         "categories": [c["category"] for c in categories],
         "version": rows[-1].version,
-        "profile": reader.read([_profile(rows)])[0] if named else None,
+        "profile": reader.read([newest_profile(rows)])[0] if named else None,
     }
-
-
-def _profile(rows: list[Row]) -> Sealing:
-    """The newest personal fields of a volunteer."""
-    for row in reversed(rows):
-        fact = decode(row.topic, row.stream_id, row.version, row.state)
-        if isinstance(fact, events.VolunteerEnrolled | events.VolunteerProfileCorrected):
-            return Sealing(row.topic, fact.profile)
-    raise AssertionError("a volunteer's stream begins with their enrolment")
 
 
 @router.get("/volunteers/{volunteer_id}/hours")
@@ -333,7 +324,7 @@ def list_orders(
     mine = units_of(parts, who) if who.role in STAFF else None
     person = None if who.role in OVERSEERS | STAFF else str(who.person_id)
     with asking(parts, at, response, order_board, order_answers, units) as moment:
-        inside = _below(moment, unit_id) if unit_id else None
+        inside = below(moment, unit_id) if unit_id else None
         places = mine if inside is None else inside if mine is None else inside & mine
         which = Which(places, person, stage)
         found = board(

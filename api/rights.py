@@ -26,6 +26,7 @@ from ledger.errors import (
 from ledger.groupcommit import Row
 from ledger.rules import Caller
 from ledger.schema import facts
+from projections.certificates import certificates
 from projections.moment import Moment
 from projections.orders import order_answers, order_board
 from projections.rosters import roster
@@ -88,12 +89,14 @@ def export(
     """Everything kept about a person, what is sealed made readable: for themself, or to answer their request.
 
     Their own facts, the orders they placed or were asked to serve (what others said in those stays closed), teams,
-    hours with where each minute comes from, their requests, and who unsealed what of them.
+    certificates, hours with where each minute comes from, their requests, and who unsealed what of them.
     """
     if who.person_id != volunteer_id:
         _require_answering(parts, who, volunteer_id, request_id)
-    with asking(parts, When(None, None), response, order_board, order_answers, roster) as moment:
+    figures = (order_board, order_answers, roster, certificates)
+    with asking(parts, When(None, None), response, *figures) as moment:
         order_ids, teams = _orders_of(moment, volunteer_id), _teams_of(moment, volunteer_id)
+        certified = _certificates_of(moment, volunteer_id)
         position = moment.position
     subject = reader.standing(volunteer_id)
     file = _File(reader, volunteer_id, position)
@@ -106,6 +109,7 @@ def export(
         "data_use": file.stream(ids.subject_id(parts.ledger.ledger_id, volunteer_id)),
         "orders": [{"order_id": order_id, "facts": file.stream(UUID(order_id))} for order_id in order_ids],
         "teams": teams,
+        "certificates": [{"certificate_id": one, "facts": file.stream(one)} for one in certified],
         "hours": _hours(parts, volunteer_id, position),
         "data_requests": _received(parts, volunteer_id, 0),
         "accesses": [asdict(access) for _, access in parts.accesses.of(volunteer_id)],
@@ -184,6 +188,12 @@ def _orders_of(moment: Moment, person_id: UUID) -> list[str]:
     own = moment.rows(select(placed.c.order_id).where(placed.c.requester_id == person))
     served = moment.rows(select(asked.c.order_id).where(asked.c.volunteer_id == person))
     return sorted({row["order_id"] for row in (*own, *served)})
+
+
+def _certificates_of(moment: Moment, person_id: UUID) -> list[UUID]:
+    table = certificates.table()
+    mine = select(table.c.certificate_id).where(table.c.volunteer_id == str(person_id))
+    return [UUID(row["certificate_id"]) for row in moment.rows(mine.order_by(table.c.issued_position))]
 
 
 def _teams_of(moment: Moment, person_id: UUID) -> list[Json]:

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     """The signer's own file; left out, ``<signing key file>.state.json``. Never inside the database, nor its backup."""
     witnesses: Path | None = None
     """A file of who is asked to cosign checkpoints, one a line: public key, space, URL; left out, nobody is."""
+    certificate_key: Path | None = None
+    """The file of the key that signs certificates (`wenming key new`); left out, none are printed."""
+    public_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$", max_length=200)
+    """Where anybody checks a certificate: what stands before ``/verify``; left out, ``http://{host}:{port}``."""
     wait_seconds: float = Field(default=2.0, ge=0, le=60)
     """How long a read waits for the figures to reach Ledger-Min-Position."""
 
@@ -70,6 +74,11 @@ class Settings(BaseSettings):
                 )
             object.__setattr__(self, "master_key_file", Path(kept.database).with_suffix(".master"))
         return self
+
+    @property
+    def public_address(self) -> str:
+        """`public_url`, without a slash at its end."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
     def master_key(self) -> Path:

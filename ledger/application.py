@@ -216,7 +216,8 @@ class _Decision(Job[Answer]):
         command_id = self._command_id()
         states = ledger.states_for(tx)
         self._check_pins(states)
-        facts = decide(request.command, Case(ledger.ledger_id, command_id, request.caller, now, states))
+        case = Case(ledger.ledger_id, command_id, request.caller, now, tx.size, states)
+        facts = decide(request.command, case)
         first = tx.size + 1
         self.answer = Answer(command_id, tuple(facts), first, first + len(facts) - 1)
         if request.dry_run:

@@ -12,17 +12,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ledger.events import (
     ActivityKind,
+    CertificateNumber,
     Code,
     CorrectionKind,
     DataRequestKind,
     DataRequestOutcome,
+    Digest,
     PublicName,
     Sealed,
+    SignedText,
     SponsorRole,
     TeamKind,
     UnitKind,
     UnitRole,
     Verdict,
+    VerifierKeyText,
 )
 from ledger.ids import is_derived
 from ledger.rulebook import RuleBook
@@ -345,3 +349,50 @@ class EraseSubject(Command):
     """Carries out a fulfilled request for erasure. It cannot be undone."""
 
     request_id: UUID
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+class RegisterIssuerKey(Command):
+    """``vkey`` is the public key; the edge has checked that it is one."""
+
+    vkey: VerifierKeyText
+
+
+class RetireIssuerKey(Command):
+    issuer_key_id: UUID
+    reason: Code
+
+
+class IssueCertificate(Command):
+    """Asks for the minutes of a period to be stated; the figures are the ledger's, nobody hands them in.
+
+    Number, ``holder`` and ``commitment`` are made by the edge, which holds the keys; ``replaces_number`` is an earlier
+    certificate of the same person, which is superseded.
+    """
+
+    certificate_number: CertificateNumber
+    volunteer_id: UUID
+    first_on: Day
+    last_on: Day
+    holder: Sealed
+    commitment: Digest
+    replaces_number: CertificateNumber | None = None
+
+
+class RecordPrint(Command):
+    """What the edge made of a certificate: the document's digest, and what is needed to make it again."""
+
+    certificate_number: CertificateNumber
+    pdf_sha256: Digest
+    claim: SignedText
+    issuer_key_id: UUID
+    checkpoint: SignedText
+    template_version: int = Field(ge=1)
+
+
+class RevokeCertificate(Command):
+    certificate_number: CertificateNumber
+    reason: Code
+    explanation: Sealed | None = None

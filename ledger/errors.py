@@ -193,6 +193,18 @@ class UnknownDataRequestError(Refusal):
     en = "There is no data-subject request {id}."
 
 
+class UnknownCertificateError(Refusal):
+    code = "UNKNOWN_CERTIFICATE"
+    zh = "没有编号为 {number} 的证明。请核对编号。"
+    en = "There is no certificate {number}. Compare the number with what is printed."
+
+
+class UnknownIssuerKeyError(Refusal):
+    code = "UNKNOWN_ISSUER_KEY"
+    zh = "没有登记编号为 {id} 的签发密钥。请先由管理员登记。"
+    en = "No issuer key {id} is registered. An administrator registers it first (F25)."
+
+
 class AlreadyMemberError(Refusal):
     code = "ALREADY_MEMBER"
     zh = "志愿者 {volunteer_id} 已经在这支队伍中。"
@@ -328,6 +340,23 @@ class WindowError(Refusal):
     code = "BAD_WINDOW"
     zh = "希望的服务时段不成立：{problem_zh}。"
     en = "The wanted time does not hold: {problem_en}."
+
+
+class PeriodError(Refusal):
+    code = "BAD_PERIOD"
+    zh = (
+        "从 {first_on} 到 {last_on} 不能作为证明的时段：起始日不得晚于截止日，截止日不得晚于今天（{today}）。"
+    )
+    en = (
+        "A certificate cannot cover {first_on} to {last_on}: it begins no later than it ends, and ends today at "
+        "the latest ({today})."
+    )
+
+
+class NothingToCertifyError(Refusal):
+    code = "NOTHING_TO_CERTIFY"
+    zh = "从 {first_on} 到 {last_on} 没有计入的服务时长，不能开具证明。"
+    en = "No minutes count from {first_on} to {last_on}, so there is nothing to certify (L18: truthful)."
 
 
 class NoRuleBookError(Refusal):
@@ -489,6 +518,24 @@ class UnknownCheckpointError(Refusal):
     code = "UNKNOWN_CHECKPOINT"
     zh = "没有发布过大小为 {size} 的检查点。"
     en = "No checkpoint of size {size} was published."
+
+
+class CertificateNumberWrongError(Refusal):
+    code = "CERTIFICATE_NUMBER_WRONG"
+    zh = "证明编号有误。请对照证明逐字核对，编号形如 {form}。"
+    en = "This is no certificate number: a character is wrong. Compare it with the certificate; it looks like {form}."
+
+
+class CertificateWrongError(LedgerError):
+    code = "CERTIFICATE_WRONG"
+    zh = "这份证明不可采信：{problem_zh}。请向出具单位核实。"
+    en = "This certificate is not to be trusted: {problem_en}. Ask the unit that is named as its issuer."
+
+
+class GlyphMissingError(Refusal):
+    code = "GLYPH_MISSING"
+    zh = "证明所用的字体没有这些字：{characters}。请改用规范汉字，或联系管理员补充字体。"
+    en = "The certificate's typefaces lack {characters}. Correct the text, or ask the administrator for another typeface."
 
 
 class SignerRunningError(LedgerError):

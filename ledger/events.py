@@ -35,6 +35,23 @@ Code = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 PublicName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f\x7f<>]+$")]
 """The name of an organisation (never of a person)."""
 
+CertificateNumber = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[0-9A-HJKMNP-TV-Z]{5}-[0-9A-HJKMNP-TV-Z]{5}-[0-9A-HJKMNP-TV-Z]$")
+]
+"""Year, ten characters of Crockford's base32 that nobody can guess, and a check symbol. See `ledger.certificates`."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hexadecimal."""
+
+VerifierKeyText = Annotated[
+    str,
+    Field(pattern=r"^[^\s+\x00-\x1f]+\+[0-9a-f]{8}\+A[Q-Za-f][A-Za-z0-9+/]{42}$", max_length=200),
+]
+"""A public Ed25519 key as signed notes name it: ``name+key id+base64(0x01 | key)``."""
+
+SignedText = Annotated[str, Field(min_length=1, max_length=65_536, pattern=r"^[^\x00-\x09\x0b-\x1f\x7f]+$")]
+"""A text that somebody signed, with its signatures, exactly as it stands elsewhere: a claim, a checkpoint."""
+
 UnitKind = Literal["centre", "institute", "station", "base"]
 UnitRole = Literal["director", "deputy", "office_director", "liaison_director"]
 TeamKind = Literal["corps", "professional", "branch", "squad", "civic"]
@@ -605,6 +622,90 @@ class SubjectErased(Fact):
     request_id: UUID
 
 
+# --- certificates and the keys that sign them ----------------------------------------------------
+
+
+class IssuerKeyRegistered(Fact):
+    """From now on this key signs certificates of the ledger (L21, F25)."""
+
+    TOPIC = "issuer_key.registered"
+    STREAM = "issuer_key"
+    vkey: VerifierKeyText
+
+
+class IssuerKeyRetired(Fact):
+    """The key signs no more certificates; what it signed while it was registered stays signed (F25)."""
+
+    TOPIC = "issuer_key.retired"
+    STREAM = "issuer_key"
+    reason: Code
+
+
+class CertificateIssued(Fact):
+    """The ledger states how long a person served in a period, as of one position, for good (L18, L19, L20, T35, T37).
+
+    Every figure is the ledger's own: ``minutes`` and ``services`` of the entries served from ``first_on`` to
+    ``last_on`` (both included) that stood when the log had ``as_of_position`` facts, ``minutes`` by source class too;
+    ``reversals`` is how many entries of the period had been reversed by then, so that a later correction shows.
+    ``unit_id`` is the home unit, which vouches; ``rulebook_version`` the book in force that day. ``holder`` seals name,
+    identity number and a random salt, and ``commitment`` binds the certificate to them without giving them away.
+    """
+
+    TOPIC = "certificate.issued"
+    STREAM = "certificate"
+    certificate_number: CertificateNumber
+    volunteer_id: UUID
+    volunteer_number: Code
+    unit_id: UUID
+    first_on: date
+    last_on: date
+    minutes: int = Field(ge=1)
+    services: int = Field(ge=0)
+    minutes_machine: int = Field(ge=0)
+    minutes_confirmed: int = Field(ge=0)
+    minutes_backfilled: int = Field(ge=0)
+    minutes_imported: int = Field(ge=0)
+    reversals: int = Field(ge=0)
+    as_of_position: int = Field(ge=1)
+    rulebook_version: int
+    holder: Sealed
+    commitment: Digest
+    replaces_id: UUID | None
+
+
+class CertificatePrinted(Fact):
+    """A certificate was made into a document that proves itself (L18, T36).
+
+    ``pdf_sha256`` is that of the document; ``claim`` is what its code says, signed by the key ``issuer_key_id``;
+    ``checkpoint`` the signed note it is proven under. With them the same bytes are made again at any time.
+    """
+
+    TOPIC = "certificate.printed"
+    STREAM = "certificate"
+    pdf_sha256: Digest
+    claim: SignedText
+    issuer_key_id: UUID
+    checkpoint: SignedText
+    template_version: int = Field(ge=1)
+
+
+class CertificateSuperseded(Fact):
+    """Another certificate of the same person stands in place of this one; it says what was true when issued (T37)."""
+
+    TOPIC = "certificate.superseded"
+    STREAM = "certificate"
+    replaced_by_id: UUID
+
+
+class CertificateRevoked(Fact):
+    """Another person than who issued it declared a certificate void (T37, F08, F26)."""
+
+    TOPIC = "certificate.revoked"
+    STREAM = "certificate"
+    reason: Code
+    explanation: Sealed | None
+
+
 EVENT_TYPES: tuple[type[Fact], ...] = (
     RuleBookPublished,
     UnitEstablished, UnitRenamed, UnitMoved, UnitRoleAssigned, UnitRoleEnded,
@@ -615,5 +716,7 @@ EVENT_TYPES: tuple[type[Fact], ...] = (
     OrderPlaced, OrderRejected, OrderWithdrawn, OrderDispatched, OrderReassigned, OrderOffered, OrderAccepted,
     OrderDeclined, OrderOfferExpired, OrderServed, OrderCompleted, OrderRated, OrderRatingWithdrawn,
     DataRequestReceived, DataRequestDecided, SubjectRestricted, SubjectReleased, SubjectErased,
+    IssuerKeyRegistered, IssuerKeyRetired,
+    CertificateIssued, CertificatePrinted, CertificateSuperseded, CertificateRevoked,
 )  # fmt: skip
 """Every fact class, in the order of `events.md`. What is not listed here cannot be stored or read."""

@@ -43,6 +43,16 @@ def subject_id(ledger_id: UUID, person_id: UUID) -> UUID:
     return _stream(ledger_id, f"subject|{person_id}")
 
 
+def issuer_key_id(ledger_id: UUID, vkey: str) -> UUID:
+    """Of a key that signs certificates; one key is registered once."""
+    return _stream(ledger_id, f"issuer_key|{vkey}")
+
+
+def public_id(ledger_id: UUID) -> UUID:
+    """Whoever asks without a key, as the access log names them."""
+    return uuid5(ledger_id, "person|public")
+
+
 def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: date) -> UUID:
     """Of the entry a session's revision posts for one local day; a session id is unique in its account only."""
     return uuid5(uuid5(volunteer_id, str(session_id)), f"entry|{revision}|{served_on.isoformat()}")
@@ -51,6 +61,11 @@ def entry_id(volunteer_id: UUID, session_id: UUID, revision: int, served_on: dat
 def reversal_id(entry: UUID) -> UUID:
     """Of the one entry that can reverse ``entry``."""
     return uuid5(entry, "reversal")
+
+
+def certificate_id(ledger_id: UUID, number: str) -> UUID:
+    """Of the one certificate that can have this number."""
+    return _stream(ledger_id, f"certificate|{number}")
 
 
 def is_derived(stream_id: UUID) -> bool:

@@ -6,6 +6,7 @@ refused here, when the projection is declared (projections.md, the algebra).
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -160,7 +161,8 @@ class Projection:
             )
         if any(isinstance(selected[key].type, NullType) for key in keys):
             raise self._refuse("a key of unknown type; give the function its type_")
-        for element in visitors.iterate(self.select.with_only_columns(*(selected[key] for key in keys))):
+        # Of the keys alone: a WHERE may well look at what can be NULL.
+        for element in chain.from_iterable(visitors.iterate(selected[key]) for key in keys):
             if isinstance(element, ColumnClause) and element.name in self.relation.nullable:
                 raise self._refuse(f"{element.name} can be NULL, and a key never is")
         return keys

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 from ledger import commands as c
 from ledger import ids
 from ledger.application import Answer, Ledger
+from ledger.certificates import number_of
 from ledger.errors import Refusal
 from ledger.log import LedgerLog
 from ledger.rulebook import default_rulebook, local_day
@@ -19,6 +20,7 @@ START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 LEDGER_ID = UUID("5f0c1c3e-6a55-4a1d-9d6a-3f2f4f1f0a01")
 SEALED = "s1.QUJD"
 DIVISIONS = ("620523100", "620523101")
+VKEY = "ledger.example/county/issuer+4d3c2b1a+AeHjNyWJHJLlLkwnsp1zRZ8ZXvDk8Rm3cEHmQ8A9ZCyA"
 Step = tuple[int, int, int, int]
 """What to do, with whom, where, and how long: any numbers make sense, some of them as refusals."""
 
@@ -26,6 +28,9 @@ Step = tuple[int, int, int, int]
 def name(*parts: object) -> UUID:
     """A stable id for something invented."""
     return uuid5(LEDGER_ID, "|".join(map(str, parts)))
+
+
+CLERK = Caller(name("person", "clerk"), "organiser")
 
 
 @dataclass
@@ -43,6 +48,7 @@ class County:
         self.orders: list[UUID] = []
         self.sessions: list[tuple[UUID, UUID]] = []
         self.requests: list[tuple[str, UUID, UUID]] = []
+        self.certificates: list[str] = []
         self._found()
 
     def close(self) -> None:
@@ -204,7 +210,7 @@ class County:
     def _step(self, what: int, who: int, where: int, long: int) -> None:
         volunteer = self.volunteer(who)
         unit = [self.centre, *self.institutes, self.station, self.base][where % 5]
-        match what % 12:
+        match what % 13:
             case 0 | 1 | 2:
                 people = list(dict.fromkeys([volunteer, self.volunteer(who // 4)]))
                 self.serve(unit, people, 10 + long * 7 % 470, checked=bool(long % 2))
@@ -232,8 +238,50 @@ class County:
                 self.do(c.RenameUnit(unit_id=unit, name=f"第{long}新名"))
             case 11:
                 self.wait(hours=where * 5 + 1)
+            case 12:
+                self._certify(volunteer, where, long)
+
+    def _certify(self, volunteer: UUID, where: int, long: int) -> None:
+        """A certificate issued (in place of an earlier one, now and then) and printed, or one revoked."""
+        today = local_day(self.now)
+        if long % 8 == 0 and self.certificates:
+            number = self.certificates[long % len(self.certificates)]
+            self.do(c.RevokeCertificate(certificate_number=number, reason="issued_by_mistake"), CLERK)
+            return
+        number = number_of(hashlib.sha256(f"{self.log.head().size}".encode()).digest(), 2026)
+        replaced = (
+            self.certificates[long % len(self.certificates)] if where % 2 and self.certificates else None
+        )
+        self.do(
+            c.IssueCertificate(
+                certificate_number=number,
+                volunteer_id=volunteer,
+                first_on=today - timedelta(days=long % 40),
+                last_on=today,
+                holder=SEALED,
+                commitment="5f" * 32,
+                replaces_number=replaced,
+            )
+        )
+        self.certificates.append(number)
+        self._print(number)
+
+    def _print(self, number: str) -> None:
+        key_id = ids.issuer_key_id(LEDGER_ID, VKEY)
+        if self.ledger.state(key_id) is None:
+            self.do(c.RegisterIssuerKey(vkey=VKEY))
+        self.do(
+            c.RecordPrint(
+                certificate_number=number,
+                pdf_sha256=hashlib.sha256(number.encode()).hexdigest(),
+                claim="AQ",
+                issuer_key_id=key_id,
+                checkpoint="ledger.example\n1\n",
+                template_version=1,
+            )
+        )
 
 
 def sample_steps(count: int = 60) -> list[Step]:
     """A fixed story that reaches every kind of step."""
-    return [(n * 5 + n // 12, n * 3 + n // 7, n * 2 + n // 5, n * 13 % 97) for n in range(count)]
+    return [(n * 5 + n // 13, n * 3 + n // 7, n * 2 + n // 5, n * 13 % 97) for n in range(count)]

@@ -18,6 +18,7 @@ from ledger.log import LedgerLog
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow  # about 25 s
 def test_it_prints_every_row_and_writes_them_as_json(tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
     command = [sys.executable, "-m", "bench", "--facts", "2000", "--database", "sqlite", "--output", output]

@@ -277,6 +277,13 @@ def sample_value(name: str, hint: Any, shape: Shape) -> object:
     plain: dict[object, tuple[object, object]] = {
         events.Sealed: (SEALED, "s1.A"),
         events.Code: ("own_wish.v2-b", "a"),
+        events.CertificateNumber: ("2026-74WKJ-E9S74-R", "2026-00000-00000-H"),
+        events.Digest: ("5f" * 32, "00" * 32),
+        events.VerifierKeyText: (
+            "ledger.example/gangu+4d3c2b1a+AeHjNyWJHJLlLkwnsp1zRZ8ZXvDk8Rm3cEHmQ8A9ZCyA",
+            "a+00000000+AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ),
+        events.SignedText: ("账本\n41207\n\n— ledger.example/gangu AAECAw==\n", "a"),
         events.PublicName: ("大像山镇新时代文明实践所 “家门口”\\/é𠮷", "所"),
         UUID: (uuid5(ROOT, name), uuid5(ROOT, name)),
         date: (date(2026, 3, 5), date(2026, 1, 1)),

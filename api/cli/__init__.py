@@ -12,6 +12,8 @@ from api.cli import (
     accounts,
     archiving,
     asking,
+    certificates,
+    certifying,
     checking,
     demo,
     erasing,
@@ -57,11 +59,22 @@ app.command()(signing.sign)
 app.command()(signing.checkpoint)
 app.command()(signing.prove)
 app.command("check-proof")(signing.check_proof)
+app.command("check-certificate")(certifying.check_certificate)
 app.command()(witnessing.witness)
 
 exports = typer.Typer(help="Files for those who have no access to the ledger.", no_args_is_help=True)
 exports.command()(exporting.bundle)
 app.add_typer(exports, name="export")
+
+
+issued = typer.Typer(
+    help="Certificates of service: issued, printed, revoked and listed.", no_args_is_help=True
+)
+issued.command()(certificates.issue)
+issued.command("print")(certificates.print_)
+issued.command("revoke")(certificates.revoke_)
+issued.command("list")(certificates.list_)
+app.add_typer(issued, name="certificate")
 
 app.command()(erasing.erase)
 app.command()(accounts.config)

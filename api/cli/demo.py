@@ -51,6 +51,7 @@ def demo(
         else:
             _make(parts, plan)
         say(f"public key: {_vkey(parts).to_text()}  (wenming verify --vkey KEY, wenming check-proof)")
+        _show_certificate(parts, plan)
         if serve:
             say(f"http://{settings.host}:{settings.port}  (keys: {_sample_file(settings)}; stop: Ctrl-C)")
             serve_parts(parts)
@@ -64,6 +65,7 @@ def _settings(database: str, port: int | None) -> Settings:
         database=database,
         keys=f"sqlite:///{keys}",
         master_key_file=keys.with_suffix(".master"),
+        certificate_key=_beside(database).with_suffix(".issuer.key"),
         port=port,
         follow=True,
         signing_key=signing_key,
@@ -118,6 +120,7 @@ def _make(parts: Parts, plan: run.Plan) -> None:
     with progress() as report:
         with _timed(times, "telling"):
             told = run.fill(parts, plan, report)
+            run.certify_sample(parts, plan)
         with _timed(times, "signing"):
             _sign(parts)
         with _timed(times, "verifying"):
@@ -135,6 +138,21 @@ def _make(parts: Parts, plan: run.Plan) -> None:
         raise typer.Exit(1)
     show_ranking(star_ranking(parts.log, Terms(limit=10)), lambda volunteer: _name_of(parts, UUID(volunteer)))
     _write_samples(parts, plan)
+
+
+def _show_certificate(parts: Parts, plan: run.Plan) -> None:
+    """Where to look at the sample certificate; its document is printed once it is signed."""
+    if parts.log.identity.ledger_id != plan.ledger_id:
+        return
+    number = run.certify_sample(parts, plan)
+    if number is None:
+        return
+    say(f"a certificate to check: {parts.settings.public_address}/verify/{number}")
+    file, signed = _beside(parts.settings.database).with_suffix(".certificate.pdf"), parts.log.head().size
+    if run.print_sample(parts, plan, number, file):
+        if parts.log.head().size > signed:  # a print is a fact
+            _sign(parts)
+        say(f"and its document: {file}")
 
 
 @contextmanager

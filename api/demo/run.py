@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from api import parts as wiring
+from api.demo.certificate import certify, heavy, printed
 from api.demo.county import County
 from api.demo.fraud import KINDS, attempt_all
 from api.demo.story import Step, Story
@@ -172,12 +174,24 @@ def sample_accounts(parts: Parts, plan: Plan) -> Iterable[tuple[str, str]]:
             f"{role} for {place.name} and its institute",
             parts.accounts.add(who.person_id, role, who.unit_id),
         )
-    heavy = next((p for p in county.people if p.appetite == "heavy"), county.people[0])
+    person = heavy(county)
     yield (
-        f"volunteer gg-{heavy.number + 1:06} {heavy.person_id}",
-        parts.accounts.add(heavy.person_id, "volunteer"),
+        f"volunteer gg-{person.number + 1:06} {person.person_id}",
+        parts.accounts.add(person.person_id, "volunteer"),
     )
     yield "resident", parts.accounts.add(county.resident(0), "resident")
+
+
+def certify_sample(parts: Parts, plan: Plan) -> str | None:
+    """Issue one certificate to look at, to a volunteer of the sample keys; its number. Again changes nothing."""
+    county = County(plan.ledger_id, plan.volunteers, plan.seed)
+    return certify(parts, county, Story(county, plan.seed, plan.months, _unsealed))
+
+
+def print_sample(parts: Parts, plan: Plan, number: str, file: Path) -> bool:
+    """Print it into a file; False while no signed checkpoint covers it."""
+    county = County(plan.ledger_id, plan.volunteers, plan.seed)
+    return printed(parts, number, heavy(county).person_id, file)
 
 
 def _unsealed(_topic: str, _person: UUID, _fields: dict[str, str | None]) -> str:

@@ -11,7 +11,18 @@ from typing import Any
 
 from ledger.commands import Command
 from ledger.events import Fact
-from ledger.rules import corrections, data_requests, orders, ratings, rulebook, teams, units, volunteers
+from ledger.rules import (
+    certificates,
+    corrections,
+    data_requests,
+    issuer_keys,
+    orders,
+    ratings,
+    rulebook,
+    teams,
+    units,
+    volunteers,
+)
 from ledger.rules.case import Caller, Case, Role, State, States
 
 __all__ = ["Caller", "Case", "Role", "State", "States", "decide", "evolve", "fold"]
@@ -25,6 +36,8 @@ DECIDERS: dict[type[Command], Callable[[Any, Case], list[Fact]]] = {
     **orders.DECIDERS,
     **ratings.DECIDERS,
     **data_requests.DECIDERS,
+    **issuer_keys.DECIDERS,
+    **certificates.DECIDERS,
 }
 """Which rule answers which command."""
 
@@ -36,6 +49,8 @@ EVOLVERS: dict[str, Callable[[Any, Any], State]] = {
     "order": orders.evolve,
     "data_request": data_requests.evolve,
     "subject": data_requests.evolve_subject,
+    "issuer_key": issuer_keys.evolve,
+    "certificate": certificates.evolve,
 }
 """Which state a fact's stream folds into."""
 

@@ -12,7 +12,9 @@ from ledger.errors import (
     OutsideSubtreeError,
     SubjectErasedError,
     SubjectRestrictedError,
+    UnknownCertificateError,
     UnknownDataRequestError,
+    UnknownIssuerKeyError,
     UnknownOrderError,
     UnknownTeamError,
     UnknownUnitError,
@@ -23,14 +25,18 @@ from ledger.events import Stamp
 from ledger.rulebook import Edition, RuleBooks
 
 if TYPE_CHECKING:
+    from ledger.rules.certificates import Certificate
     from ledger.rules.data_requests import DataRequest, Subject
+    from ledger.rules.issuer_keys import IssuerKey
     from ledger.rules.orders import Order
     from ledger.rules.rulebook import RuleBookShelf
     from ledger.rules.teams import Team
     from ledger.rules.units import Unit
     from ledger.rules.volunteers import Volunteer
 
-State: TypeAlias = "Unit | Team | Volunteer | Order | RuleBookShelf | DataRequest | Subject"
+State: TypeAlias = (
+    "Unit | Team | Volunteer | Order | RuleBookShelf | DataRequest | Subject | IssuerKey | Certificate"
+)
 
 States: TypeAlias = "Mapping[UUID, State | None]"
 """The folded state of each stream; None for a stream without facts."""
@@ -58,15 +64,25 @@ class Caller:
 
 
 class Case:
-    """One request as a rule sees it. Nothing here reads a clock or a database."""
+    """One request as a rule sees it. Nothing here reads a clock or a database.
+
+    ``position`` is how many facts the log has while this is decided.
+    """
 
     def __init__(
-        self, ledger_id: UUID, command_id: UUID, caller: Caller, now: datetime, states: States
+        self,
+        ledger_id: UUID,
+        command_id: UUID,
+        caller: Caller,
+        now: datetime,
+        position: int,
+        states: States,
     ) -> None:
         self.ledger_id = ledger_id
         self.command_id = command_id
         self.caller = caller
         self.now = now
+        self.position = position
         self._states = states
         self._stamped: dict[UUID, int] = {}
 
@@ -122,6 +138,18 @@ class Case:
         state = self._states[request_id]
         if state is None or state.stream != "data_request":
             raise UnknownDataRequestError(id=request_id)
+        return state
+
+    def certificate(self, number: str) -> "Certificate":
+        state = self._states[ids.certificate_id(self.ledger_id, number)]
+        if state is None or state.stream != "certificate":
+            raise UnknownCertificateError(number=number)
+        return state
+
+    def issuer_key(self, issuer_key_id: UUID) -> "IssuerKey":
+        state = self._states[issuer_key_id]
+        if state is None or state.stream != "issuer_key":
+            raise UnknownIssuerKeyError(id=issuer_key_id)
         return state
 
     def subject(self, person_id: UUID) -> "Subject | None":

@@ -70,11 +70,14 @@ class Volunteer:
 
     id: UUID
     version: int
+    volunteer_number: str
     home_unit_id: UUID
     withdrawn_at: datetime | None = None
     categories: frozenset[str] = frozenset()
     sessions: Mapping[UUID, Session] = field(default_factory=dict)
     minutes_by_day: Mapping[date, int] = field(default_factory=dict)
+    reversals_by_day: Mapping[date, int] = field(default_factory=dict)
+    """How many entries of a day were ever reversed."""
     requests: Mapping[UUID, Request] = field(default_factory=dict)
     stream: Literal["volunteer"] = "volunteer"
 
@@ -169,7 +172,7 @@ def _declared(volunteer_id: UUID, categories: "Mapping[str, None] | list[str]", 
 def evolve(state: Volunteer | None, fact: Fact) -> Volunteer:
     version = fact.originator_version
     if isinstance(fact, VolunteerEnrolled):
-        return Volunteer(fact.originator_id, version, fact.home_unit_id)
+        return Volunteer(fact.originator_id, version, fact.volunteer_number, fact.home_unit_id)
     assert state is not None
     match fact:
         case EntryPosted():
@@ -218,13 +221,15 @@ def _with_entry(state: Volunteer, entry: EntryPosted) -> Volunteer:
         entries = (*session.entries, entry)
     else:
         entries = tuple(e for e in session.entries if e.entry_id != entry.reverses_entry_id)
-    minutes = {**state.minutes_by_day}
-    minutes[entry.served_on] = minutes.get(entry.served_on, 0) + entry.minutes
+    day, reversals = entry.served_on, state.reversals_by_day
+    if entry.reverses_entry_id is not None:
+        reversals = {**reversals, day: reversals.get(day, 0) + 1}
     return replace(
         state,
         version=entry.originator_version,
         sessions={**state.sessions, session.id: replace(session, entries=entries)},
-        minutes_by_day=minutes,
+        minutes_by_day={**state.minutes_by_day, day: state.minutes_by_day.get(day, 0) + entry.minutes},
+        reversals_by_day=reversals,
     )
 
 

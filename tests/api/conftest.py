@@ -13,13 +13,15 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.batches import Work
 from api.parts import Parts, create, open_parts
 from api.settings import Settings, read_settings
 from ledger import ids
 from ledger.checkpoint import SignerKey
 from ledger.personal_numbers import check_character
-from ledger.rulebook import default_rulebook
+from ledger.rulebook import default_rulebook, local_day
 from ledger.signer import Signer
+from ledger.signing_keys import create_key_file
 
 START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 LEDGER_ID = UUID("5f0c1c3e-6a55-4a1d-9d6a-3f2f4f1f0a02")
@@ -54,6 +56,10 @@ class Town:
     last: int = 0
     keys: dict[str, str] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
+    number: str = ""
+    """Of a printed certificate of Wang's, where the town stands for reading only."""
+    operation: str = ""
+    """A finished batch, asked for by the organiser, there too."""
 
     def wait(self, **time: float) -> None:
         self.now += timedelta(**time)
@@ -78,12 +84,19 @@ class Town:
 
     def post(self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str) -> Any:
         """``key`` None sends none; left out, a new one is used."""
-        if key is not None:
-            headers = {"Idempotency_Key": key or uuid4().hex, **headers}
-        response = self.client.post(f"/v1{path}", headers=self.headers(who, **headers), json=body)
+        response = self.post_anything(path, who, body, key, **headers)
         if response.status_code == 200 and not response.json()["dry_run"]:
             self.last = max(self.last, response.json()["last_position"])
-        return self._kept(response)
+        return response
+
+    def post_anything(
+        self, path: str, who: str | None, body: Any, key: str | None = "", **headers: str
+    ) -> Any:
+        """The same for what is no command; it waits for the last write."""
+        if key is not None:
+            headers = {"Idempotency_Key": key or uuid4().hex, **headers}
+        headers["Ledger_Min_Position"] = str(self.last)
+        return self._kept(self.client.post(f"/v1{path}", headers=self.headers(who, **headers), json=body))
 
     def done(self, path: str, who: str, body: Any, **how: Any) -> Any:
         """A write that must succeed; its JSON."""
@@ -166,6 +179,38 @@ class Town:
         with Signer(self.parts.log, state, [key], key.name) as signer:
             signer.sign_once()
         return key
+
+    def issuer(self) -> str:
+        """The key of the settings, made and registered; its id."""
+        assert self.settings.certificate_key is not None
+        key = create_key_file(self.settings.certificate_key, "ledger.example/town/issuer")
+        done = self.done("/issuer-keys", "admin", {"vkey": key.verifier_key.to_text()})
+        return str(done["facts"][0]["stream_id"])
+
+    def certificate(self, who: str = "wang", by: str = "organiser", **how: Any) -> str:
+        """One for everything that somebody served this month so far; its number."""
+        asked = {"volunteer_id": name(who), "first_on": "2026-03-01", "last_on": self.today}
+        return str(self.done("/certificates", by, asked | how)["number"])
+
+    def printed(self, number: str, by: str = "wang") -> bytes:
+        """Signed, printed and fetched."""
+        self.sign()
+        self.done(f"/certificates/{number}/print", by, {})
+        response = self.get(f"/certificates/{number}.pdf", by)
+        assert response.status_code == 200, response.text
+        return bytes(response.content)
+
+    def batch_of_nobody(self) -> str:
+        """A batch for somebody who is not there, worked off; its id."""
+        body = {"first_on": self.today, "last_on": self.today, "volunteer_ids": [name("nobody")]}
+        operation: str = self.post_anything("/certificates/batch", "organiser", body).json()["operation_id"]
+        while Work(self.parts).round():
+            pass
+        return operation
+
+    @property
+    def today(self) -> str:
+        return local_day(self.now).isoformat()
 
     # -- an order, step by step --
 
@@ -266,7 +311,12 @@ def founded(settings: Settings) -> Iterator[Town]:
 
 
 def sqlite_settings(folder: Path) -> Settings:
-    return read_settings(database=f"sqlite:///{folder / 'ledger.db'}", busy_seconds=0.3)
+    return read_settings(
+        database=f"sqlite:///{folder / 'ledger.db'}",
+        busy_seconds=0.3,
+        certificate_key=folder / "issuer.key",
+        public_url="https://ledger.example/gangu/",
+    )
 
 
 Copier = Callable[[Path], Iterator[Town]]
@@ -303,7 +353,10 @@ def standing_town(town_in: Copier, tmp_path_factory: pytest.TempPathFactory) -> 
         town.rate(town.served())
         town.backfill()
         town.correction(kind="reverse")
-        town.sign()
+        town.issuer()
+        town.number = town.certificate()
+        town.printed(town.number)
+        town.operation = town.batch_of_nobody()
         yield town
 
 
@@ -318,6 +371,7 @@ def town_anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[To
             database=request.getfixturevalue("postgres_url"),
             keys=f"sqlite:///{tmp_path / 'keys.db'}",
             master_key_file=tmp_path / "master",
+            certificate_key=tmp_path / "issuer.key",
             follow=True,
         )
     )

@@ -15,9 +15,13 @@ OPEN = {
     ("GET", "/openapi.json"),
     ("GET", "/log/checkpoint"),
     ("GET", "/log/tile/{path:path}"),
+    ("GET", "/verify"),
+    ("GET", "/verify/{number}"),
+    ("POST", "/verify/{number}"),
+    ("GET", "/static/check.css"),
 }
-UNDESCRIBED = {("GET", "/openapi.json"), ("GET", "/log/tile/{path:path}")}
-"""Not in the description: itself, and tiles, which c2sp.org/tlog-tiles describes."""
+UNDESCRIBED = {("GET", "/openapi.json"), ("GET", "/log/tile/{path:path}"), ("GET", "/static/check.css")}
+"""Not in the description: itself, a stylesheet, and tiles, which c2sp.org/tlog-tiles describes."""
 COLUMNS = ("wang", "zhao", "resident", "organiser", "recorder", "stranger", "auditor", "committee", "admin")
 EVERYBODY = (200,) * 9
 OVERSEERS = (403, 403, 403, 403, 403, 403, 200, 200, 200)
@@ -44,6 +48,12 @@ READS = {
     "/v1/integrity/checkpoint": EVERYBODY,
     "/v1/integrity/consistency": EVERYBODY,
     "/v1/integrity/inclusion/{position}": OVERSEERS,
+    "/v1/certificates": EVERYBODY,
+    "/v1/certificates/{number}": OWN_AND_STAFF,
+    "/v1/certificates/{number}.pdf": (200, 403, 403, 200, 200, 403, 403, 403, 200),
+    "/v1/issuer-keys": EVERYBODY,
+    "/v1/operations/{operation_id}": (404, 404, 404, 200, 404, 404, 404, 404, 200),
+    "/v1/operations/{operation_id}/result": (404, 404, 404, 200, 404, 404, 404, 404, 200),
     "/v1/data-requests": EVERYBODY,
     "/v1/volunteers/{volunteer_id}/access-log": (200, 403, 403, 403, 403, 403, 200, 403, 200),
     # 422: an administrator must name the request for access that they answer.
@@ -90,6 +100,12 @@ WRITES = {
     "/v1/orders/{order_id}/complete",
     "/v1/orders/{order_id}/rate",
     "/v1/orders/{order_id}/ratings/withdraw",
+    "/v1/certificates",
+    "/v1/certificates/batch",
+    "/v1/certificates/{number}/print",
+    "/v1/certificates/{number}/revoke",
+    "/v1/issuer-keys",
+    "/v1/issuer-keys/{issuer_key_id}/retire",
     "/v1/data-requests",
     "/v1/data-requests/{request_id}/decide",
     "/v1/data-requests/{request_id}/erase",
@@ -121,6 +137,9 @@ def filled(path: str, town: Town) -> str:
         request_id=name("backfill"),
         stream_id=name("wang"),
         position=1,
+        number=town.number,
+        operation_id=town.operation,
+        issuer_key_id=name("issuer key"),
         path="entries/000.p/2",
     ) + ASKED.get(path, "")
 
@@ -168,9 +187,11 @@ def test_without_a_valid_key_every_route_answers_401(standing_town: Town) -> Non
             assert told == (401, "UNAUTHENTICATED", "Bearer"), (kind, method, path)
 
 
-def test_only_health_the_description_and_the_signed_log_are_open(standing_town: Town) -> None:
-    for _, path in OPEN:
-        assert standing_town.client.get(filled(path, standing_town)).status_code == 200
+def test_only_health_the_description_the_signed_log_and_checking_are_open(standing_town: Town) -> None:
+    for method, path in OPEN:
+        asked = {"params": {"number": standing_town.number}} if path == "/verify" else {}
+        answer = standing_town.client.request(method, filled(path, standing_town), **asked)
+        assert answer.status_code == 200, path
     health = standing_town.client.get("/healthz").json()
     assert (health["status"], health["kind"]) == ("ok", "production")
 

@@ -19,6 +19,7 @@ import httpx2
 import pytest
 import uvicorn
 
+from api.batches import Work
 from api.commands import ROUTES
 from ledger.codec import canonical_json
 from tests.api.conftest import (
@@ -110,9 +111,32 @@ def live(town: Town) -> None:
     town.wait(days=1)
     town.done(town.backfill(), "checker", {"verdict": "approved"})
     town.post(f"/volunteers/{wang}/backfills", "wang", {"reason": REASON, "started_at": REASON})
+    certify(town)
     town.done(town.correction(kind="reverse"), "checker", {"verdict": "approved"})
     town.client.get(f"/v1/volunteers/{NAME}/{PHONE}", headers=town.headers("wang"))
     town.client.get("/v1/orders", params={"stage": NAME, "after": NAME}, headers=town.headers("wang"))
+
+
+def certify(town: Town) -> None:
+    """Certificates issued, printed, checked by name, rightly and wrongly, in a batch, and revoked."""
+    town.issuer()
+    number, now = town.certificate(), town.today
+    town.printed(number)
+    for typed in (NEW_NAME, NAME):
+        for accept in ("application/json", "text/html"):
+            town.client.post(f"/verify/{number}", headers={"Accept": accept}, data={"name": typed})
+        town.client.post(f"/verify/{number}", headers={"Accept": "application/json"}, json={"name": typed})
+        town.client.get(f"/verify/{typed}", headers={"Accept": "application/json"})
+    town.client.post(f"/verify/{number}", headers={"Accept": "application/json"}, json={NAME: id_number()})
+    town.post("/certificates", "organiser", {"volunteer_id": NAME, "first_on": now, "last_on": now})
+    batch = {"first_on": "2026-03-01", "last_on": now, "volunteer_ids": [name("wang")]}
+    town.post_anything("/certificates/batch", "organiser", batch)
+    town.sign()
+    while Work(town.parts).round():
+        pass
+    why = {"reason": "issued_by_mistake", "explanation": REASON}
+    town.done(f"/certificates/{number}/revoke", "checker", why)
+    town.post(f"/certificates/{number}/revoke", "checker", why | {"reason": NAME})
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +159,9 @@ def everything_logged() -> Iterator[io.StringIO]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
+    logging.getLogger(
+        "uvicorn.access"
+    ).propagate = True  # a server that another test ran may have silenced it
     loggers[0].addHandler(handler)
     try:
         yield written
@@ -209,6 +236,7 @@ def test_a_name_is_shown_to_its_bearer_to_their_staff_and_to_admins_only(standin
     told: dict[str, tuple[set[str], list[str]]] = {
         "/v1/volunteers/{volunteer_id}": ({"wang"} | staff, own),
         "/v1/volunteers/{volunteer_id}/export": ({"wang"}, [NAME, PHONE, ADDRESS, REASON, id_number()]),
+        "/v1/certificates/{number}": ({"wang"} | staff, [NAME]),
         "/v1/orders/{order_id}": ({"resident"} | staff, [ADDRESS, NEED, CONTACT]),
     }
     for path, row in READS.items():

@@ -37,8 +37,9 @@ COMMANDS = (
     "init", "serve", "follow", "verify", "rebuild", "replay", "diff", "explain", "what-if", "ranking", "config", "demo",
     "archive",
     "user", "user add", "user list", "user revoke",
-    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "erase",
+    "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
     "export", "export bundle",
+    "certificate", "certificate issue", "certificate print", "certificate revoke", "certificate list",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
 

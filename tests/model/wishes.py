@@ -127,13 +127,14 @@ class Wishes:
     def unit(self) -> Request:
         number = self.dice.roll(6)
         parent = self.dice.mostly(self.dice.pick([*self.plain.units, None]), NOTHING)
+        chosen = [unit_id for unit_id in self.plain.units if not ids.is_derived(unit_id)]
         command = c.EstablishUnit(
             kind=(*KINDS, "base")[number],  # type: ignore[arg-type]
             name="单位",
             parent_id=parent,
             division_code=self.dice.mostly(DIVISIONS[number], *DIVISIONS, None) if number < 5 else None,
             department=self.dice.mostly("culture", None),
-            unit_id=self.dice.mostly(self.fresh("base", self.plain.units), None) if number == 5 else None,
+            unit_id=self.dice.mostly(self.fresh("base", chosen), None) if number == 5 else None,
         )
         return Request(command, self.staff("steering"))
 

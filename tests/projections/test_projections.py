@@ -155,7 +155,7 @@ def test_postgresql_and_sqlite_give_the_same_tables(sample: County, postgres_url
         assert tables(log) == recomputed(sample.log)
     follower.rebuild(log)
     assert tables(log) == recomputed(log) == recomputed(sample.log)
-    assert replay.diff(log, all_figures()[0], 50, 200) == replay.diff(sample.log, all_figures()[0], 50, 200)
+    assert replay.diff(log, all_figures()[0], 50, 190) == replay.diff(sample.log, all_figures()[0], 50, 190)
     log.close()
 
 

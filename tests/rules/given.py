@@ -238,7 +238,7 @@ class History:
 
     def when(self, command: c.Command, caller: Caller = ADMIN, at: datetime = NOW) -> "Outcome":
         states, untouched = self.states(), self.states()
-        case = Case(LEDGER_ID, name("command"), caller, at, states)
+        case = Case(LEDGER_ID, name("command"), caller, at, len(self.facts), states)
         try:
             facts, refusal = decide(command, case), None
         except Refusal as raised:
