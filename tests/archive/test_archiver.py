@@ -55,6 +55,7 @@ def grown(log: LedgerLog, count: int) -> None:
     log.insert_events(list(facts.stored_facts(4_000))[log.head().size : count])
 
 
+@pytest.mark.slow  # about 9 s
 def test_each_segment_is_archived_soon_after_it_is_whole(log: LedgerLog, tmp_path: Path) -> None:
     place = tmp_path / "archive"
     grown(log, 2_500)

@@ -224,6 +224,7 @@ def health(port: int) -> dict[str, Any]:
             time.sleep(0.1)
 
 
+@pytest.mark.slow  # about 11 s
 def test_every_command_does_what_the_others_wait_for(place: Place) -> None:
     first, again = place.run("init"), place.run("init")
     assert first.returncode == 0, first.stderr

@@ -61,6 +61,7 @@ def signed_size(address: str) -> int:
         return 0
 
 
+@pytest.mark.slow  # about 17 s where Go builds its library first
 def test_go_checks_every_entry_and_that_the_log_only_grew(
     go_check: Check, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def grow(log: LedgerLog, size: int) -> None:
     log.insert_events([fact(number) for number in range(log.head().size, size)])
 
 
+@pytest.mark.slow
 def test_go_refuses_a_fact_that_was_rewritten_under_its_tiles(
     go_check: Check, sqlite_url: str, tmp_path: Path
 ) -> None:
