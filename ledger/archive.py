@@ -45,6 +45,8 @@ ZSTD_LEVEL = 15
 CHUNK_ROWS = 16_384
 """Facts that are Python objects at one time."""
 MANIFEST = "manifest.json"
+WRITING = "writing"
+"""The folder in which a segment is made: nobody, and no pattern over the others, ever meets a file half written."""
 _FOLDER = re.compile(r"(\d{12})-(\d{12})")
 
 Progress = Callable[[str, int, int], None]
@@ -299,11 +301,11 @@ def write_columns(
     """One segment from its columns, leaf hashes and frontiers before and after, in place of what is there."""
     last = first + len(leaves) // 32 - 1
     place = directory / folder_name(first, last)
-    folder = place.with_name(f"{place.name}.new")  # so that nobody ever sees a file half written
+    folder = directory / WRITING / place.name
     for old in (folder, place):
         if old.exists():
             _remove(old)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     files = tuple(_write_file(folder, topic, table) for topic, table in sorted(tables.items()))
     before, after = (frontier.to_bytes().hex() for frontier in frontiers)
     ends = leaves[:32].hex(), leaves[-32:].hex()

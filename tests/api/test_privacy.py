@@ -159,9 +159,12 @@ def everything_logged() -> Iterator[io.StringIO]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
-    logging.getLogger(
-        "uvicorn.access"
-    ).propagate = True  # a server that another test ran may have silenced it
+    for source in (
+        "uvicorn",
+        "uvicorn.access",
+        "uvicorn.error",
+    ):  # a server of another test may have turned it off
+        logging.getLogger(source).propagate = True
     loggers[0].addHandler(handler)
     try:
         yield written

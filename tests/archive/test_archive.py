@@ -326,9 +326,12 @@ def test_a_folder_without_a_manifest_is_not_read_and_is_written_anew(
         patch.setattr(archiving, "_write_manifest", crash)
         with pytest.raises(KeyboardInterrupt):
             archiving.write(log, place, SEGMENT)
-    assert [path.suffix for path in place.glob("0*/*")].count(".parquet") >= 3
+    assert [path.suffix for path in place.glob(f"{archiving.WRITING}/0*/*")].count(".parquet") >= 3
     assert Archive(log, place).segments(0, log.head().size) == []
     assert len(archiving.write(log, place, SEGMENT)) == log.head().size // SEGMENT
+    (place / SECOND / archiving.MANIFEST).unlink()
+    assert SECOND not in [segment.name for segment in Archive(log, place).segments(0, log.head().size)]
+    assert [segment.name for segment in archiving.write(log, place, SEGMENT)] == [SECOND]
     assert archiving.check(log, place).wrong == ()
 
 
