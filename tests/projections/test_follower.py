@@ -98,6 +98,24 @@ def test_a_rebuild_repairs_what_somebody_changed(county: County) -> None:
     assert not any(replay.verify_against_live(county.log).values())
 
 
+def test_a_figure_that_claims_facts_which_are_not_there_is_named_and_a_rebuild_mends_it(
+    county: County,
+) -> None:
+    """Its rows are right today, but it would leave out what comes next. Found by a bit that was flipped."""
+    head = follower.catch_up(county.log)
+    claim = text("UPDATE figure_positions SET position = :beyond WHERE table_name = :name")
+    with county.log.engine.connect() as plain:
+        connection = plain.execution_options(writes=True)
+        with connection.begin():
+            connection.execute(claim, {"beyond": head + 64, "name": volunteer_hours.table_name})
+    wrong = replay.verify_against_live(county.log)
+    assert {name: keys for name, keys in wrong.items() if keys} == {
+        "volunteer_hours": [("position", head + 64)]
+    }
+    follower.rebuild(county.log, ["volunteer_hours"])
+    assert not any(replay.verify_against_live(county.log).values())
+
+
 def test_what_is_recorded_while_a_rebuild_computes_is_not_lost(
     county: County, monkeypatch: pytest.MonkeyPatch
 ) -> None:
