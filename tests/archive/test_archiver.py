@@ -24,7 +24,7 @@ from projections.figures import all_figures
 from tests.cli import running
 
 SEGMENT = 1_000
-SOON = 60.0
+SOON = 120.0
 
 
 @pytest.fixture
