@@ -687,3 +687,12 @@ class WrongMasterKeyError(LedgerError):
     code = "WRONG_MASTER_KEY"
     zh = "主密钥打不开密钥库 {database}。如果刚更换过主密钥，请使用新的（中断的更换把它留在 .next 文件里）。"
     en = "This master key does not open {database}. After a rotation use the new one (an interrupted rotation leaves it in the .next file)."
+
+
+# --- facts leaving ---------------------------------------------------------------------------------------------------
+
+
+class MessageMalformedError(LedgerError):
+    code = "MESSAGE_MALFORMED"
+    zh = "这条消息不是账本发出的样子：{problem}。请核对它来自哪个主题，必要时从账本重新发送。"
+    en = "This message is not as a ledger sends it: {problem}. Check which topic it came from; the ledger can send it anew."

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import services
+from tests.broker import KafkaBroker, private_broker
 
 settings.register_profile(
     "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -33,6 +34,30 @@ def postgres_server() -> Iterator[str]:
         pytest.skip(f"PostgreSQL: {missing}")
     yield address
     server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A broker that a test may stop, kill and start again, if it leaves it running; missing as `postgres_server`."""
+    try:
+        server = private_broker()
+        broker = server.__enter__()
+    except services.ServiceMissingError as missing:
+        if services.required():
+            pytest.fail(f"Kafka is required here: {missing}")
+        pytest.skip(f"Kafka: {missing}")
+    yield broker
+    server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def kafka(request: pytest.FixtureRequest) -> str:
+    """The address of a broker (``WENMING_TEST_KAFKA``, else a private one); everybody may do anything there."""
+    given = os.environ.get("WENMING_TEST_KAFKA")
+    if given:
+        return given
+    broker: KafkaBroker = request.getfixturevalue("kafka_broker")
+    return broker.address
 
 
 @pytest.fixture

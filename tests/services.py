@@ -29,7 +29,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path, folder: Path, user: str | None) -> None:
         self._binaries, self._folder, self._user = binaries, folder, user
-        self.data, self._port = folder / "data", _free_port()
+        self.data, self._port = folder / "data", free_port()
         self.address = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
         arguments = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
@@ -184,7 +184,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,0 +1,191 @@
+"""A private Apache Kafka for tests: one node (KRaft), from jars that Maven fetches, on loopback, gone in the end."""
+
+import base64
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from tests.services import ServiceMissingError, free_port
+
+HERE = Path(__file__).parent
+JARS = HERE.parents[1] / ".wenming" / "kafka"
+"""Fetched once (43 MB) and kept: not part of the project."""
+ACCOUNTS = {"relay": "relay-secret", "nobody": "nobody-secret"}
+"""Who may log in on the SASL listener, and how. Whoever is not named in an ACL may do nothing there."""
+
+
+class KafkaBroker:
+    """One node that is broker and controller: started, killed as by a power failure, started again."""
+
+    def __init__(self, jars: Path, folder: Path, *, heap: str = "512m") -> None:
+        self._jars, self._folder, self._heap = jars, folder, heap
+        self._ports = [free_port() for _ in range(3)]
+        self.address = f"127.0.0.1:{self._ports[0]}"
+        """Everybody may do everything here."""
+        self.sasl_address = f"127.0.0.1:{self._ports[1]}"
+        """Only `ACCOUNTS` (SASL_PLAINTEXT, mechanism PLAIN), and only what an ACL allows them."""
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "server.properties").write_text(self._properties())
+        (folder / "log4j2.properties").write_text(
+            "rootLogger.level=WARN\nrootLogger.appenderRef.out.ref=OUT\n"
+            "appender.out.type=Console\nappender.out.name=OUT\n"
+            "appender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d %p %c %m%n\n"
+        )
+        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "--ignore-formatted")
+        done = subprocess.run(
+            self._java(*tool, "-c", "server.properties"), cwd=folder, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise ServiceMissingError(f"Kafka's storage could not be made: {done.stderr[-500:]}")
+
+    def _properties(self) -> str:
+        public, sasl, controller = (f"127.0.0.1:{port}" for port in self._ports)
+        users = " ".join(f'user_{name}="{password}"' for name, password in ACCOUNTS.items())
+        lines = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": controller,
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
+                f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
+            ),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "false",
+            "log.dirs": str(self._folder / "data"),
+            "auto.create.topics.enable": "false",
+            "group.initial.rebalance.delay.ms": "0",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.num.partitions": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+        }
+        return "".join(f"{name}={value}\n" for name, value in lines.items())
+
+    def _java(self, *arguments: str) -> list[str]:
+        memory = ["-Xms256m", f"-Xmx{self._heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4"]
+        return [
+            "java",
+            *memory,
+            "-Dlog4j2.configurationFile=log4j2.properties",
+            "-cp",
+            f"{self._jars}/*",
+            *arguments,
+        ]
+
+    def start(self) -> None:
+        """Answers when this returns, after whatever recovery is needed."""
+        with (self._folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._java("kafka.Kafka", "server.properties"), stdout=log, stderr=log, cwd=self._folder
+            )
+        deadline = time.monotonic() + 90
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceMissingError(f"Kafka failed: {self.log()[-1000:]}")
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            client = KafkaAdminClient(bootstrap_servers=self.address, bootstrap_timeout_ms=2_000)
+        except (KafkaError, OSError):
+            return False
+        try:
+            return bool(client.describe_cluster()["brokers"])
+        except (KafkaError, OSError):
+            return False
+        finally:
+            client.close()
+
+    def log(self) -> str:
+        """What the broker said."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory that the running broker takes."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    def stop(self) -> None:
+        """As its operator would."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; it is gone when this returns."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """It keeps its connections and says nothing, until `thaw`."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def private_broker() -> Iterator[KafkaBroker]:
+    """A broker of one's own, running; gone in the end."""
+    jars = fetched_jars()
+    folder = Path(tempfile.mkdtemp(prefix="wenming-kafka-"))
+    try:
+        broker = KafkaBroker(jars, folder)
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetched_jars() -> Path:
+    """The folder of Kafka's jars, fetched by Maven the first time."""
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if missing:
+        raise ServiceMissingError(f"Kafka needs {' and '.join(missing)} (or set WENMING_TEST_KAFKA)")
+    JARS.mkdir(parents=True, exist_ok=True)
+    pom = HERE / "pom.xml"
+    mark = JARS / "pom.xml"
+    with (JARS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one download
+        if not mark.exists() or mark.read_bytes() != pom.read_bytes():
+            for old in JARS.glob("*.jar"):
+                old.unlink()
+            command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
+            got = subprocess.run(
+                [*command, f"-DoutputDirectory={JARS}"], capture_output=True, text=True, timeout=280
+            )
+            if got.returncode != 0:
+                raise ServiceMissingError(f"Maven could not fetch Kafka: {(got.stdout + got.stderr)[-500:]}")
+            shutil.copyfile(pom, mark)
+    return JARS
