@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ledger.brokers import Brokers, login_of
 from ledger.cosigning import WitnessAt, witnesses_of
 from ledger.errors import InvalidRequestError
 
@@ -148,6 +149,56 @@ class WitnessSettings(BaseSettings):
     port: int = Field(default=8100, ge=0, le=65535)
 
 
+class KafkaSettings(BaseSettings):
+    """How Kafka is reached and which topic is used (environment: ``WENMING_KAFKA_*``)."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_KAFKA_", extra="forbid", frozen=True)
+
+    bootstrap: str = Field(default="127.0.0.1:9092", min_length=3, max_length=1000)
+    """Some brokers, ``host:port`` with commas between."""
+    topic: str = Field(default="volunteer.ledger.events.v1", pattern=r"^[a-zA-Z0-9._-]{1,180}$")
+    """The topic that carries the facts."""
+    partitions: int = Field(default=12, ge=1, le=1000)
+    """Of that topic. Never changed later: facts of one key would move, and lose their order."""
+    replication: int = Field(default=3, ge=1, le=9)
+    """Brokers that keep each record, for `wenming topic create`; 1 where there is one broker."""
+    protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str | None = None
+    password_file: Path | None = None
+    """The file whose first line is the user's password."""
+    ca_file: Path | None = None
+    """Certificates of who may have signed the brokers' (PEM); left out, those of the system."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Where `wenming relay` serves ``/metrics`` for Prometheus; left out, nowhere."""
+    metrics_host: str = "127.0.0.1"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for server in self.bootstrap.split(","):
+            host, colon, port = server.strip().rpartition(":")
+            if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
+                raise ValueError(f"bootstrap: {server!r} is not host:port")
+        if self.protocol.startswith("sasl") and (self.user is None or self.password_file is None):
+            raise ValueError(
+                "user, password_file: a sasl protocol needs WENMING_KAFKA_USER and _PASSWORD_FILE"
+            )
+        return self
+
+    def brokers(self) -> Brokers:
+        """The cluster and the topic; INVALID_REQUEST for a file that cannot be read."""
+        try:
+            password = None
+            if self.password_file is not None and self.protocol.startswith("sasl"):
+                password = self.password_file.read_text("utf-8").partition("\n")[0].rstrip("\r")
+            ca_file = None if self.ca_file is None else str(self.ca_file)
+            login = login_of(self.protocol, self.sasl_mechanism, self.user, password, ca_file)
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"settings: the password or CA file of Kafka cannot be read ({type(error).__name__})"
+            raise InvalidRequestError(problem=problem) from None
+        return Brokers(self.bootstrap, self.topic, self.partitions, self.replication, login)
+
+
 def _require_url(name: str, text: str) -> None:
     try:
         make_url(text or "sqlite://")
@@ -163,6 +214,11 @@ def read_settings(**given: object) -> Settings:
 def read_witness_settings(**given: object) -> WitnessSettings:
     """`read_settings`, for a witness."""
     return _read(WitnessSettings, given)
+
+
+def read_kafka_settings(**given: object) -> KafkaSettings:
+    """`read_settings`, for Kafka."""
+    return _read(KafkaSettings, given)
 
 
 def _read(kind: type[T], given: Mapping[str, object]) -> T:

@@ -696,3 +696,75 @@ class MessageMalformedError(LedgerError):
     code = "MESSAGE_MALFORMED"
     zh = "这条消息不是账本发出的样子：{problem}。请核对它来自哪个主题，必要时从账本重新发送。"
     en = "This message is not as a ledger sends it: {problem}. Check which topic it came from; the ledger can send it anew."
+
+
+class KafkaUnreachableError(LedgerError):
+    code = "KAFKA_UNREACHABLE"
+    zh = "连不上 Kafka（{servers}）：{problem}。请核对 WENMING_KAFKA_BOOTSTRAP 的地址和端口，并确认服务已启动；账本不受影响。"
+    en = "Kafka at {servers} cannot be reached: {problem}. Check the address in WENMING_KAFKA_BOOTSTRAP and that it runs; the ledger is not affected."
+
+
+class KafkaRefusedError(LedgerError):
+    code = "KAFKA_REFUSED"
+    zh = "Kafka 拒绝了请求：{problem}。请核对账号、密码和访问控制（ACL）；账本不受影响，也没有发出任何事实。"
+    en = "Kafka refused: {problem}. Check user, password and ACLs; the ledger is not affected and nothing was sent."
+
+
+class TopicMissingError(LedgerError):
+    code = "TOPIC_MISSING"
+    zh = "Kafka 中没有主题 {topic}。请运行 wenming topic create。"
+    en = "There is no topic {topic} on this Kafka. Run wenming topic create."
+
+
+class TopicWrongError(LedgerError):
+    code = "TOPIC_WRONG"
+    zh = "主题 {topic} 的设置不对：{problem}。请由 Kafka 管理员更正，或换一个主题；没有发出任何事实。"
+    en = "The topic {topic} is not as it must be: {problem}. Have it corrected by whoever runs Kafka, or use another topic; nothing was sent."
+
+
+class TopicReplacedError(LedgerError):
+    code = "TOPIC_REPLACED"
+    zh = "主题 {topic} 已不是上次发送时的那一个（被删除后重建，或分区数变了）。请先查明原因；确认后运行 wenming relay --from-topic。"
+    en = "The topic {topic} is not the one that was sent to before (made anew, or its partitions changed). Find out why; then run wenming relay --from-topic."
+
+
+class RelayFencedError(LedgerError):
+    code = "RELAY_FENCED"
+    zh = "另一个转发进程接管了这本账（{transactional_id}），本进程停止。同一本账只需运行一个 wenming relay。"
+    en = "Another relay took over this ledger ({transactional_id}), so this one stops. One wenming relay a ledger is enough."
+
+
+class RelayLedgerDiffersError(LedgerError):
+    code = "RELAY_LEDGER_DIFFERS"
+    zh = "第 {position} 条已经发往 Kafka，但账本里{problem}：账本可能被恢复成旧备份或被改写。已停止发送。请核对备份并运行 wenming verify。"
+    en = "Position {position} was sent to Kafka, but in the ledger {problem}: it was restored from an old backup, or rewritten. Nothing more is sent. Look at the backups and run wenming verify."
+
+
+class RelayPositionLostError(LedgerError):
+    code = "RELAY_POSITION_LOST"
+    zh = "转发位置不见了，而主题 {topic} 里已有本账的 {count} 条，最后一条是第 {last} 条。为免重复，先不发送；确认主题完好后运行 wenming relay --from-topic。"
+    en = "The relay's position is gone, and {topic} holds {count} facts of this ledger, the last at {last}. Nothing is sent twice: once the topic is known to be whole, run wenming relay --from-topic."
+
+
+class RelayTopicHoleError(LedgerError):
+    code = "RELAY_TOPIC_HOLE"
+    zh = "主题 {topic} 里本账的事实不完整：到第 {last} 条应有 {last} 条，实有 {count} 条。请换一个新主题，从头发送。"
+    en = "{topic} does not hold all facts of this ledger: up to {last} there are {count}. Use a new topic, and send from the beginning."
+
+
+class EventTooLargeError(LedgerError):
+    code = "EVENT_TOO_LARGE"
+    zh = "第 {position} 条（{size} 字节）超过主题 {topic} 允许的大小。请调大 max.message.bytes 后再运行；没有跳过任何事实。"
+    en = "The fact at position {position} ({size} bytes) is larger than {topic} takes. Raise its max.message.bytes and run the relay again; nothing was skipped."
+
+
+class RelayPositionMissingError(LedgerError):
+    code = "RELAY_POSITION_MISSING"
+    zh = "主题 {topic} 还没有本账的转发位置。请运行 wenming relay。"
+    en = "There is no position of this ledger for {topic} yet. Run wenming relay."
+
+
+class RelayBehindError(LedgerError):
+    code = "RELAY_BEHIND"
+    zh = "转发落后 {facts} 条、{seconds} 秒。请查看 wenming relay 的日志。"
+    en = "The topic is {facts} facts and {seconds} s behind. Look at the log of wenming relay."

@@ -19,6 +19,7 @@ from api.cli import (
     erasing,
     exporting,
     making,
+    relaying,
     rotating,
     signing,
     witnessing,
@@ -55,6 +56,12 @@ signing_keys = typer.Typer(help="The keys that sign checkpoints, and the master 
 signing_keys.command()(signing.new)
 signing_keys.command()(rotating.rotate_master)
 app.add_typer(signing_keys, name="key")
+topics = typer.Typer(help="The Kafka topics that facts leave by.", no_args_is_help=True)
+topics.command()(relaying.create)
+topics.command()(relaying.check)
+app.add_typer(topics, name="topic")
+app.command()(relaying.relay)
+
 app.command()(signing.sign)
 app.command()(signing.checkpoint)
 app.command()(signing.prove)

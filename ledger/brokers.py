@@ -1,0 +1,291 @@
+"""Kafka as the ledger needs it: how it is reached, what its topics must be, and what it says as errors of ours.
+
+Everything that kafka-python is told stands here. Nothing here reads the log.
+"""
+
+import logging
+import ssl
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.errors import (
+    AuthorizationError,
+    IncompatibleBrokerVersion,
+    InvalidReplicationFactorError,
+    InvalidTopicError,
+    KafkaConfigurationError,
+    KafkaError,
+    SaslAuthenticationFailedError,
+    TopicAlreadyExistsError,
+    UnsupportedSaslMechanismError,
+)
+
+from ledger.errors import (
+    ExpectedError,
+    KafkaRefusedError,
+    KafkaUnreachableError,
+    TopicMissingError,
+    TopicWrongError,
+)
+
+CONNECT_SECONDS = 10.0
+MESSAGE_BYTES_MIN = 1_048_588
+"""What the topics must take, which is Kafka's default: facts travel in batches, and the largest is a tenth of it."""
+REQUEST_BYTES = 16 * 1_048_576
+"""No limit of ours: it is the topic that says what is too large."""
+
+EVENTS = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "CreateTime",
+    "unclean.leader.election.enable": "false",
+}
+"""Facts are for ever: nothing expires, nothing is compacted away, and no broker that missed some may lead."""
+POSITIONS = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(1_048_576),
+    "segment.ms": str(3_600_000),
+    "unclean.leader.election.enable": "false",
+}
+"""Only the newest position counts. Small segments are compacted soon, so that whoever starts has little to read."""
+_REQUIRED = {
+    "events": {name: EVENTS[name] for name in ("cleanup.policy", "retention.ms", "retention.bytes")},
+    "position": {"cleanup.policy": "compact"},
+}
+_NEEDED = {"events": {"DESCRIBE", "READ", "WRITE"}, "position": {"DESCRIBE", "READ", "WRITE"}}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as the brokers describe it."""
+
+    name: str
+    topic_id: UUID
+    partitions: int
+
+
+@dataclass(frozen=True)
+class Brokers:
+    """A Kafka cluster and the ledger's topics on it. ``login`` holds secrets: never shown."""
+
+    bootstrap: str
+    events: str = "volunteer.ledger.events.v1"
+    partitions: int = 12
+    replication: int = 3
+    login: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def positions(self, ledger_id: UUID) -> str:
+        """The topic of one relay's position.
+
+        One for each ledger: whoever reads committed records waits for every open transaction of a partition, and
+        another ledger's must never hide our own newest position from us.
+        """
+        return f"{self.events}.relay-position.{ledger_id}"
+
+    # -- clients --
+
+    def producer(self, transactional_id: str, transaction_seconds: float) -> KafkaProducer:
+        """A transactional producer; the caller closes it. KAFKA_UNREACHABLE, KAFKA_REFUSED."""
+        milliseconds = int(transaction_seconds * 1000)
+        return self._made(
+            KafkaProducer,
+            transactional_id=transactional_id,
+            acks="all",
+            transaction_timeout_ms=milliseconds,
+            delivery_timeout_ms=milliseconds,
+            max_block_ms=milliseconds,
+            request_timeout_ms=milliseconds // 2,
+            retry_backoff_ms=10,
+            linger_ms=5,
+            batch_size=131_072,
+            max_request_size=REQUEST_BYTES,
+            allow_auto_create_topics=False,
+        )
+
+    def consumer(self, group: str | None = None, *, committed: bool = True, **more: Any) -> KafkaConsumer:
+        """A consumer of committed records (or of all there are); the caller closes it. Errors as `producer`."""
+        return self._made(
+            KafkaConsumer,
+            group_id=group,
+            isolation_level="read_committed" if committed else "read_uncommitted",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            **more,
+        )
+
+    def _made(self, kind: Any, **options: Any) -> Any:
+        with _last_trouble() as trouble:
+            try:
+                return kind(
+                    bootstrap_servers=self.bootstrap.split(","),
+                    bootstrap_timeout_ms=int(CONNECT_SECONDS * 1000),
+                    **self.login,
+                    **options,
+                )
+            except (KafkaError, OSError, ValueError) as error:
+                raise self.as_ours(trouble.last or error) or error from None
+
+    def as_ours(self, error: BaseException) -> ExpectedError | None:
+        """What Kafka says, as an error that tells what to do; None for what may pass by itself."""
+        if isinstance(error, SaslAuthenticationFailedError | UnsupportedSaslMechanismError):
+            return KafkaRefusedError(problem=f"login ({_sentence(error)})")
+        if isinstance(error, AuthorizationError):
+            return KafkaRefusedError(problem=f"{type(error).__name__} {_sentence(error)}")
+        if isinstance(error, KafkaConfigurationError | IncompatibleBrokerVersion | ValueError):
+            return KafkaUnreachableError(servers=self.bootstrap, problem=_sentence(error))
+        if isinstance(error, KafkaError | OSError):
+            return KafkaUnreachableError(servers=self.bootstrap, problem=_sentence(error))
+        return None
+
+    # -- topics --
+
+    @contextmanager
+    def _admin(self) -> Iterator[KafkaAdminClient]:
+        admin = self._made(KafkaAdminClient)
+        try:
+            yield admin
+        except KafkaError as error:
+            raise self.as_ours(error) or error from None
+        finally:
+            with suppress(KafkaError):
+                admin.close()
+
+    def create_topics(self, ledger_id: UUID) -> list[str]:
+        """Make those of the ledger's two topics that are not there yet; their names.
+
+        One that is there is left as it is: `require_topics` says what is wrong with it.
+        """
+        wanted = {
+            self.events: (self.partitions, EVENTS),
+            self.positions(ledger_id): (1, POSITIONS),
+        }
+        made = []
+        with self._admin() as admin:
+            there = {
+                topic["name"] for topic in admin.describe_topics(list(wanted)) if not topic["error_code"]
+            }
+            for name, (partitions, configs) in wanted.items():
+                if name in there:
+                    continue
+                options = {
+                    "num_partitions": partitions,
+                    "replication_factor": self.replication,
+                    "configs": {**configs, "min.insync.replicas": str(max(1, self.replication - 1))},
+                }
+                try:
+                    admin.create_topics({name: options}, wait_for_metadata=True)
+                except TopicAlreadyExistsError:  # somebody else made it just now
+                    continue
+                except (InvalidReplicationFactorError, InvalidTopicError) as error:
+                    raise TopicWrongError(topic=name, problem=_sentence(error)) from None
+                made.append(name)
+        return made
+
+    def require_topics(self, ledger_id: UUID) -> Topic:
+        """The events topic, once both topics are as they must be. TOPIC_MISSING, TOPIC_WRONG, KAFKA_REFUSED."""
+        names = {"events": self.events, "position": self.positions(ledger_id)}
+        with self._admin() as admin:
+            found = {topic["name"]: topic for topic in admin.describe_topics(list(names.values()))}
+            for use, name in names.items():
+                _require_there(name, found.get(name), _NEEDED[use])
+            resources = [ConfigResource("topic", name) for name in names.values()]
+            configs = _configs(admin, resources)
+        partitions = {"events": self.partitions, "position": 1}
+        for use, name in names.items():
+            there = len(found[name]["partitions"])
+            problems = _differences(configs.get(name, {}), _REQUIRED[use])
+            if there != partitions[use]:
+                problems.insert(0, f"{there} partitions, not {partitions[use]}")
+            if problems:
+                raise TopicWrongError(topic=name, problem="; ".join(problems))
+        events = found[self.events]
+        return Topic(self.events, UUID(str(events["topic_id"])), len(events["partitions"]))
+
+
+def _require_there(name: str, topic: Mapping[str, Any] | None, needed: Collection[str]) -> None:
+    code = 3 if topic is None else topic["error_code"]
+    if code == 29:  # TOPIC_AUTHORIZATION_FAILED
+        raise KafkaRefusedError(problem=f"topic {name}: may not even be described")
+    if code == 3 or not topic or not topic["partitions"]:
+        raise TopicMissingError(topic=name)
+    if code != 0:
+        raise TopicWrongError(topic=name, problem=f"Kafka's error {code}")
+    allowed = topic.get("authorized_operations")
+    if allowed and (missing := sorted(set(needed) - {str(one) for one in allowed})):
+        raise KafkaRefusedError(problem=f"topic {name}: needs {', '.join(missing)}")
+
+
+def _configs(admin: KafkaAdminClient, resources: list[ConfigResource]) -> Mapping[str, Mapping[str, str]]:
+    """Settings by topic; none of a topic whose settings may not be looked at (DESCRIBE_CONFIGS)."""
+    try:
+        found = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    except AuthorizationError:
+        return {}
+    return {name: {key: str(one["value"]) for key, one in values.items()} for name, values in found.items()}
+
+
+def _differences(configs: Mapping[str, str], required: Mapping[str, str]) -> list[str]:
+    problems = [
+        f"{name} is {configs[name]}, not {value}"
+        for name, value in required.items()
+        if name in configs and configs[name] != value
+    ]
+    largest = configs.get("max.message.bytes")
+    if largest is not None and int(largest) < MESSAGE_BYTES_MIN:
+        problems.append(f"max.message.bytes is {largest}, below {MESSAGE_BYTES_MIN}")
+    return problems
+
+
+def login_of(
+    protocol: str, mechanism: str | None, user: str | None, password: str | None, ca_file: str | None
+) -> dict[str, Any]:
+    """What kafka-python's clients are told about TLS and who logs in; OSError for a CA file that cannot be read."""
+    login: dict[str, Any] = {"security_protocol": protocol.upper()}
+    if "ssl" in protocol:
+        login["ssl_context"] = ssl.create_default_context(cafile=ca_file)
+    if "sasl" in protocol:
+        login |= {
+            "sasl_mechanism": mechanism,
+            "sasl_plain_username": user,
+            "sasl_plain_password": password,
+        }
+    return login
+
+
+class _LastTrouble(logging.Handler):
+    """The newest exception that kafka-python only wrote to its log: why it could not connect, say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        for argument in arguments:
+            # A wrong password shows once, between lost connections and time-outs: it is what has to be told.
+            if isinstance(argument, KafkaError) and not isinstance(self.last, SaslAuthenticationFailedError):
+                self.last = argument
+
+
+@contextmanager
+def _last_trouble() -> Iterator[_LastTrouble]:
+    """While a client connects, its troubles are kept instead of logged: the last one is told in our words."""
+    logger, trouble = logging.getLogger("kafka"), _LastTrouble()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(trouble)
+    try:
+        yield trouble
+    finally:
+        logger.removeHandler(trouble)
+        logger.propagate = propagated
+
+
+def _sentence(error: BaseException) -> str:
+    """One line without the class's own noise."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0].removeprefix("[Error ")[:300]
