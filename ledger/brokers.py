@@ -4,6 +4,7 @@ Everything that kafka-python is told stands here. Nothing here reads the log.
 """
 
 import logging
+import re
 import ssl
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from kafka.errors import (
     InvalidTopicError,
     KafkaConfigurationError,
     KafkaError,
+    KafkaTimeoutError,
     SaslAuthenticationFailedError,
     TopicAlreadyExistsError,
     UnsupportedSaslMechanismError,
@@ -54,6 +56,7 @@ POSITIONS = {
     "unclean.leader.election.enable": "false",
 }
 """Only the newest position counts. Small segments are compacted soon, so that whoever starts has little to read."""
+_CODE = re.compile(r"^\[Error -?\d+\] ")
 _REQUIRED = {
     "events": {name: EVENTS[name] for name in ("cleanup.policy", "retention.ms", "retention.bytes")},
     "position": {"cleanup.policy": "compact"},
@@ -268,8 +271,12 @@ class _LastTrouble(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
         for argument in arguments:
-            # A wrong password shows once, between lost connections and time-outs: it is what has to be told.
-            if isinstance(argument, KafkaError) and not isinstance(self.last, SaslAuthenticationFailedError):
+            # That it gave up explains nothing, and a wrong password shows only once, between lost connections.
+            if isinstance(argument, KafkaTimeoutError) or isinstance(
+                self.last, SaslAuthenticationFailedError
+            ):
+                continue
+            if isinstance(argument, KafkaError):
                 self.last = argument
 
 
@@ -288,4 +295,5 @@ def _last_trouble() -> Iterator[_LastTrouble]:
 
 def _sentence(error: BaseException) -> str:
     """One line without the class's own noise."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0].removeprefix("[Error ")[:300]
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    return _CODE.sub("", text)[:300]

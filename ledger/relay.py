@@ -25,6 +25,7 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     ProducerFencedError,
     RecordListTooLargeError,
+    UnknownError,
 )
 from kafka.partitioner.default import murmur2
 from sqlalchemy.exc import SQLAlchemyError
@@ -274,10 +275,11 @@ class Relay:
             str(self.ledger_id).encode(),
             partition=0,
         )
-        producer.flush(seconds)
+        deadline = time.monotonic() + seconds
+        _flush(producer, deadline)
         for one in sent:
-            self._require_sent(one)
-        own.get(0)
+            self._require_sent(one, deadline)
+        own.get(max(0.0, deadline - time.monotonic()))
         within(seconds, producer.commit_transaction)
         if not session.positions.confirm(position, seconds):
             raise _LostTransactionError("a transaction that was reported as committed is not there")
@@ -300,10 +302,10 @@ class Relay:
                 position=fact.position, size=len(message.value), topic=topic.name
             ) from None
 
-    def _require_sent(self, sending: "_Sending") -> None:
+    def _require_sent(self, sending: "_Sending", deadline: float) -> None:
         """A record that expired or was refused fails here, where commit might still report success."""
         try:
-            sending.future.get(0)
+            sending.future.get(max(0.0, deadline - time.monotonic()))
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             raise EventTooLargeError(
                 position=sending.position, size=sending.size, topic=self.brokers.events
@@ -377,6 +379,17 @@ def within(seconds: float, action: Callable[[], None]) -> None:
         raise KafkaTimeoutError(f"no answer within {seconds:.0f} s")
     if failed:
         raise failed[0]
+
+
+def _flush(producer: KafkaProducer, deadline: float) -> None:
+    """Wait until each record's fate is known; KafkaTimeoutError if it is not by then."""
+    while True:
+        try:
+            producer.flush(max(0.0, deadline - time.monotonic()))
+            return
+        except UnknownError:  # a batch was too large and went out again in parts: wait for these
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError("records are still on their way") from None
 
 
 def _close(producer: KafkaProducer) -> None:

@@ -39,6 +39,7 @@ COMMANDS = (
     "user", "user add", "user list", "user revoke",
     "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
     "export", "export bundle",
+    "topic", "topic create", "topic check", "relay",
     "certificate", "certificate issue", "certificate print", "certificate revoke", "certificate list",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
@@ -142,6 +143,10 @@ def test_wrong_usage_is_exit_code_2(wrong: list[str]) -> None:
         ["what-if", "--edition", "1"],
         ["ranking"],
         ["checkpoint"],
+        ["topic", "create"],
+        ["topic", "check"],
+        ["relay", "--once"],
+        ["relay", "--status"],
         ["prove", "1"],
         ["user", "add", "auditor"],
         ["user", "list"],
