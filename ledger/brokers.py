@@ -6,7 +6,7 @@ Everything that kafka-python is told stands here. Nothing here reads the log.
 import logging
 import re
 import ssl
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,7 @@ from ledger.errors import (
 CONNECT_SECONDS = 10.0
 MESSAGE_BYTES_MIN = 1_048_588
 """What the topics must take, which is Kafka's default: facts travel in batches, and the largest is a tenth of it."""
+BATCH_BYTES = MESSAGE_BYTES_MIN // 2
 REQUEST_BYTES = 16 * 1_048_576
 """No limit of ours: it is the topic that says what is too large."""
 
@@ -45,7 +46,6 @@ EVENTS = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
     "retention.bytes": "-1",
-    "message.timestamp.type": "CreateTime",
     "unclean.leader.election.enable": "false",
 }
 """Facts are for ever: nothing expires, nothing is compacted away, and no broker that missed some may lead."""
@@ -56,10 +56,11 @@ POSITIONS = {
     "unclean.leader.election.enable": "false",
 }
 """Only the newest position counts. Small segments are compacted soon, so that whoever starts has little to read."""
+logger = logging.getLogger("wenming.relay")
 _CODE = re.compile(r"^\[Error -?\d+\] ")
 _REQUIRED = {
-    "events": {name: EVENTS[name] for name in ("cleanup.policy", "retention.ms", "retention.bytes")},
-    "position": {"cleanup.policy": "compact"},
+    "events": EVENTS,
+    "position": {name: POSITIONS[name] for name in ("cleanup.policy", "unclean.leader.election.enable")},
 }
 _NEEDED = {"events": {"DESCRIBE", "READ", "WRITE"}, "position": {"DESCRIBE", "READ", "WRITE"}}
 
@@ -105,8 +106,9 @@ class Brokers:
             max_block_ms=milliseconds,
             request_timeout_ms=milliseconds // 2,
             retry_backoff_ms=10,
-            linger_ms=5,
-            batch_size=131_072,
+            linger_ms=milliseconds
+            // 2,  # nothing is sent before it is flushed: threads of Python only take turns
+            batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES,
             allow_auto_create_topics=False,
         )
@@ -203,6 +205,7 @@ class Brokers:
         for use, name in names.items():
             there = len(found[name]["partitions"])
             problems = _differences(configs.get(name, {}), _REQUIRED[use])
+            problems += _easily_lost(configs.get(name, {}), found[name]["partitions"])
             if there != partitions[use]:
                 problems.insert(0, f"{there} partitions, not {partitions[use]}")
             if problems:
@@ -225,10 +228,11 @@ def _require_there(name: str, topic: Mapping[str, Any] | None, needed: Collectio
 
 
 def _configs(admin: KafkaAdminClient, resources: list[ConfigResource]) -> Mapping[str, Mapping[str, str]]:
-    """Settings by topic; none of a topic whose settings may not be looked at (DESCRIBE_CONFIGS)."""
+    """Settings by topic; none where they may not be looked at (DESCRIBE_CONFIGS), which is said in the log."""
     try:
         found = admin.describe_configs(resources, config_filter="all").get("topic", {})
     except AuthorizationError:
+        logger.warning("the settings of the topics are not checked: that needs DescribeConfigs")
         return {}
     return {name: {key: str(one["value"]) for key, one in values.items()} for name, values in found.items()}
 
@@ -243,6 +247,15 @@ def _differences(configs: Mapping[str, str], required: Mapping[str, str]) -> lis
     if largest is not None and int(largest) < MESSAGE_BYTES_MIN:
         problems.append(f"max.message.bytes is {largest}, below {MESSAGE_BYTES_MIN}")
     return problems
+
+
+def _easily_lost(configs: Mapping[str, str], partitions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """With several replicas, an acknowledged record must stand on two of them at least."""
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    enough = int(configs.get("min.insync.replicas", "2"))
+    if replicas < 2 or enough >= 2:
+        return []
+    return [f"min.insync.replicas is {enough} with {replicas} replicas: an acknowledged fact may be lost"]
 
 
 def login_of(

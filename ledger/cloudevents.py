@@ -1,7 +1,7 @@
 """A fact as it leaves: one CloudEvents 1.0 message, and back.
 
 The stored text travels unchanged as ``data`` in a structured JSON value, so that whoever receives it can compute the
-leaf hash anew. The attributes stand in the headers too (``ce_…``), for those who route without reading.
+leaf hash anew. CloudEvents' own attributes stand in the headers too (``ce_…``), for those who route without reading.
 Nothing here knows Kafka.
 """
 
@@ -15,9 +15,15 @@ from ledger.errors import MessageMalformedError, UnreadableFactError
 from ledger.groupcommit import Row
 from ledger.merkle import leaf_hash
 
-CONTENT_TYPE = "application/cloudevents+json; charset=UTF-8"
+CONTENT_TYPE = b"application/cloudevents+json; charset=UTF-8"
 SEQUENCE_DIGITS = 20
 """Enough for every position, and text of one width orders like the number."""
+
+_HEADERS = tuple(
+    (name, f"ce_{name}")
+    for name in ("dataschema", "id", "sequence", "source", "specversion", "subject", "time", "type")
+)
+"""What CloudEvents itself defines; our own additions stand in the value alone. Each header costs as much as a hash."""
 
 Header = tuple[str, bytes]
 
@@ -58,19 +64,20 @@ def message_of(ledger_id: UUID, fact: Row) -> Message:
     if event is None:
         raise UnreadableFactError(topic=fact.topic, position=fact.position, problem="unknown topic")
     state = orjson.loads(fact.state)
-    key = str(state.get("volunteer_id") or fact.stream_id)
+    stream_id = str(fact.stream_id)
+    key = state.get("volunteer_id") or stream_id
     schema = schema_urn(fact.topic, state["class_version"])
     attributes = {
         "dataschema": schema,
-        "id": f"{fact.stream_id}.{fact.version}",
+        "id": f"{stream_id}.{fact.version}",
         "leafhash": fact.leaf_hash.hex(),
         "partitionkey": key,
         "sequence": str(fact.position).zfill(SEQUENCE_DIGITS),
         "source": source_of(ledger_id),
         "specversion": "1.0",
-        "streamid": str(fact.stream_id),
+        "streamid": stream_id,
         "streamversion": fact.version,
-        "subject": f"{event.STREAM}/{fact.stream_id}",
+        "subject": f"{event.STREAM}/{stream_id}",
         "time": state["happened_at"],
         "type": schema.rpartition(":")[2],
     }
@@ -78,8 +85,8 @@ def message_of(ledger_id: UUID, fact: Row) -> Message:
     value = (
         b'{"data":' + fact.state + b',"datacontenttype":"application/json",' + canonical_json(attributes)[1:]
     )
-    headers = [(f"ce_{name}", str(text).encode()) for name, text in attributes.items()]
-    return Message(key.encode(), value, [("content-type", CONTENT_TYPE.encode()), *headers])
+    headers = [(header, str(attributes[name]).encode()) for name, header in _HEADERS]
+    return Message(key.encode(), value, [("content-type", CONTENT_TYPE), *headers])
 
 
 def received(value: bytes) -> Received:

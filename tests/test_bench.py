@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from bench import facts, grown, size, table, travel
+from bench import facts, grown, relay, size, table, travel
 from ledger import archive
 from ledger.audit import verify
 from ledger.codec import decode
@@ -125,3 +125,17 @@ def test_a_target_is_as_far_away_as_its_farthest_part() -> None:
     latency = next(line for line in table.LINES if line.key == "live_p50")
     assert table.Figure("sqlite", latency, 1.5, 6.0, table.Target("live_p50", "sqlite", 3)).of_target == 2
     assert table.Figure("sqlite", latency, 1.5, 6.0, None).times_theirs == 4
+
+
+@pytest.mark.slow  # it starts a broker and a PostgreSQL server
+def test_how_fast_facts_leave_is_measured_on_both_databases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "relay.json"
+    relay.main(["--facts", "6000", "--commands", "5", "--output", str(output)])
+    found = json.loads(output.read_text("utf-8"))
+    assert found["broker"]["start_seconds"] > 0
+    for figures in found["figures"].values():
+        assert figures["record_ms_50"] >= figures["command_ms_50"] > 0
+        assert all(figures[f"facts_per_second_{batch}"] > 0 for batch in relay.BATCHES)
+    assert "command to committed record, p99, ms" in capsys.readouterr().out

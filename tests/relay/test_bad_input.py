@@ -16,7 +16,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from ledger.brokers import Brokers, login_of
+from ledger.brokers import Brokers, _easily_lost, login_of
 from ledger.errors import EventTooLargeError, KafkaRefusedError, KafkaUnreachableError
 from ledger.relay import Relay
 from tests.broker import ACCOUNTS, KafkaBroker
@@ -220,3 +220,13 @@ def test_a_fact_beyond_every_limit_of_the_client_is_named_too(
 def test_a_login_is_never_shown() -> None:
     login: dict[str, Any] = login_of("sasl_plaintext", "PLAIN", "relay", "secret", None)
     assert "secret" not in repr(Brokers("h:1", login=login))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "enough", "told"), [(1, "1", 0), (3, "2", 0), (2, "2", 0), (3, "1", 1), (2, "1", 1)]
+)
+def test_with_several_replicas_a_record_must_stand_on_two_before_it_counts(
+    replicas: int, enough: str, told: int
+) -> None:
+    described = [{"replica_nodes": list(range(replicas))}]
+    assert len(_easily_lost({"min.insync.replicas": enough}, described)) == told
