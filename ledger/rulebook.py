@@ -21,7 +21,7 @@ CHINA = ZoneInfo("Asia/Shanghai")
 class RuleBook(BaseModel):
     """One edition of the rules; every number is whole and in the unit its name ends with."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     star_minutes: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, max_length=10)
     """Minutes at which star 1, 2, 3 … stands, strictly rising (2.5, G02)."""

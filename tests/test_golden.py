@@ -1,6 +1,7 @@
 """Facts are for ever: every shape a fact ever had is kept as bytes in `tests/golden` and must still be readable.
 
-A golden file is never edited. `python -m tests.test_golden` writes the ones that are missing and touches no other.
+So is what was promised about each shape, as a JSON Schema in `tests/golden/schemas`. A golden file is never edited.
+`python -m tests.test_golden` writes the ones that are missing and touches no other.
 """
 
 import hashlib
@@ -16,11 +17,14 @@ import rfc8785
 
 from ledger import events, merkle
 from ledger.codec import EVENTS_BY_TOPIC, decode, encode, upcast
+from ledger.contract import schemas, written
 from ledger.errors import UnreadableFactError
 from ledger.events import EVENT_TYPES, Fact, PublicName
+from ledger.evolution import evolution_problems
 from ledger.rulebook import RuleBook, default_rulebook
 
 FOLDER = Path(__file__).parent / "golden"
+SCHEMAS = FOLDER / "schemas"
 SHAPES = ("full", "min")
 """``full``: every field has a value; ``min``: what may be null is null, what may be small is smallest."""
 
@@ -69,7 +73,7 @@ def test_every_version_of_every_event_has_both_files_and_no_file_is_left_over() 
         for version in range(1, event.class_version + 1)
         for shape in SHAPES
     }
-    assert {path.name for path in FOLDER.iterdir()} == expected
+    assert {path.name for path in FOLDER.iterdir() if path != SCHEMAS} == expected
 
 
 @each_file
@@ -139,6 +143,26 @@ def nullable_fields(topic: str) -> set[str]:
     """The fields that may be null, read off the class as it is today."""
     fields = EVENTS_BY_TOPIC[topic].model_fields.items()
     return {name for name, field in fields if type(None) in typing.get_args(field.annotation)}
+
+
+# --- what was promised about them ------------------------------------------------------------------------------------
+
+
+TODAY = schemas()
+
+
+@pytest.mark.parametrize("name", TODAY)
+def test_every_promise_about_a_shape_is_kept(name: str) -> None:
+    golden = SCHEMAS / f"{name}.json"
+    if not golden.exists():
+        pytest.fail(
+            f"{golden.name} is not in tests/golden/schemas; uv run python -m tests.test_golden writes it"
+        )
+    assert evolution_problems(load(golden), TODAY[name]) == []
+
+
+def test_no_promise_is_forgotten() -> None:
+    assert {path.stem for path in SCHEMAS.iterdir()} <= TODAY.keys()
 
 
 # --- old shapes ------------------------------------------------------------------------------------------------------
@@ -338,6 +362,14 @@ def write_missing(folder: Path) -> list[str]:
     return written
 
 
+def write_missing_schemas(folder: Path) -> list[str]:
+    """Write the schemas that are not there yet, as they are today; the names of those written."""
+    missing = {name: schema for name, schema in TODAY.items() if not (folder / f"{name}.json").exists()}
+    for name, schema in missing.items():
+        (folder / f"{name}.json").write_bytes(written(schema))
+    return list(missing)
+
+
 def test_the_writer_adds_what_is_missing_and_touches_nothing_else(tmp_path: Path) -> None:
     kept = tmp_path / "unit.renamed.v1.full.json"
     kept.write_text("as it was")
@@ -346,6 +378,14 @@ def test_the_writer_adds_what_is_missing_and_touches_nothing_else(tmp_path: Path
     assert write_missing(tmp_path) == []
 
 
+def test_the_writer_of_schemas_touches_nothing_else_either(tmp_path: Path) -> None:
+    kept = tmp_path / "unit.renamed.v1.json"
+    kept.write_text("as it was")
+    assert len(write_missing_schemas(tmp_path)) == len(TODAY) - 1
+    assert kept.read_text() == "as it was"
+    assert write_missing_schemas(tmp_path) == []
+
+
 if __name__ == "__main__":
-    for file_name in write_missing(FOLDER):
+    for file_name in [*write_missing(FOLDER), *write_missing_schemas(SCHEMAS)]:
         print(file_name)
