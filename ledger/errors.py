@@ -768,3 +768,9 @@ class RelayBehindError(LedgerError):
     code = "RELAY_BEHIND"
     zh = "转发落后 {facts} 条、{seconds} 秒。请查看 wenming relay 的日志。"
     en = "The topic is {facts} facts and {seconds} s behind. Look at the log of wenming relay."
+
+
+class ContractBrokenError(Refusal):
+    code = "CONTRACT_BROKEN"
+    zh = "{file} 中已发布的约定会被破坏，未写入任何文件：{problem} 请给该事件一个新的版本，或换一个目录。"
+    en = "What {file} promised would be broken, so nothing was written: {problem} Give the event a new version, or choose another folder."

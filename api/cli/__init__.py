@@ -71,6 +71,7 @@ app.command()(witnessing.witness)
 
 exports = typer.Typer(help="Files for those who have no access to the ledger.", no_args_is_help=True)
 exports.command()(exporting.bundle)
+exports.command()(exporting.contract)
 app.add_typer(exports, name="export")
 
 

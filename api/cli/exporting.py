@@ -1,5 +1,6 @@
 """`wenming export`: what leaves the ledger as a file, for somebody who has no access to it."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ from api.cli.shown import say
 from api.cli.signing import Key, VerifierKeys, given_keys
 from api.progress import progress
 from api.settings import read_settings
+from ledger.asyncapi import contract_files
 from ledger.bundling import export_bundle
 from ledger.checkpoint import VerifierKey
-from ledger.errors import InvalidRequestError
+from ledger.errors import ContractBrokenError, InvalidRequestError
+from ledger.evolution import evolution_problems
 from ledger.signing_keys import read_key_files
 
 
@@ -46,3 +49,32 @@ def _own_keys(database: str | None, file: Path | None) -> list[VerifierKey]:
             problem="give the log's public keys with --vkey, or the file of signing keys with --key"
         )
     return [own.verifier_key for own in read_key_files([settings.signing_key])]
+
+
+def contract(
+    folder: Annotated[
+        Path, typer.Argument(help="Where asyncapi.json and schemas/ are to be; made if missing.")
+    ],
+) -> None:
+    """What programs that read the events topic may rely on: an AsyncAPI document and the JSON Schema of every event.
+
+    Needs no ledger. An earlier contract in FOLDER is brought up to date, unless that would break what it promised.
+    """
+    made = contract_files()
+    for name, content in made.items():
+        if name.startswith("schemas/") and (folder / name).exists():
+            _require_kept(folder / name, content)
+    for name, content in made.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    say(f"{len(made)} files in {folder}")
+
+
+def _require_kept(published: Path, content: bytes) -> None:
+    """CONTRACT_BROKEN if a schema that is out already says otherwise."""
+    try:
+        problems = evolution_problems(json.loads(published.read_bytes()), json.loads(content))
+    except ValueError:
+        problems = ["it holds no JSON."]
+    if problems:
+        raise ContractBrokenError(file=published, problem=" ".join(problems))
