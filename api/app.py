@@ -13,6 +13,7 @@ from api import (
     batches,
     certificates,
     commands,
+    contract,
     erasure,
     history,
     integrity,
@@ -78,6 +79,7 @@ def create_app(parts: Parts) -> FastAPI:
     v1.include_router(batches.router)
     v1.include_router(certificates.router)
     v1.include_router(integrity.router)
+    v1.include_router(contract.router)
     app.include_router(v1)
     app.include_router(integrity.log_router)
     app.include_router(verify.router)

@@ -19,6 +19,8 @@ OPEN = {
     ("GET", "/verify/{number}"),
     ("POST", "/verify/{number}"),
     ("GET", "/static/check.css"),
+    ("GET", "/v1/contract/asyncapi.json"),
+    ("GET", "/v1/contract/schemas/{name}"),
 }
 UNDESCRIBED = {("GET", "/openapi.json"), ("GET", "/log/tile/{path:path}"), ("GET", "/static/check.css")}
 """Not in the description: itself, a stylesheet, and tiles, which c2sp.org/tlog-tiles describes."""
@@ -141,6 +143,7 @@ def filled(path: str, town: Town) -> str:
         operation_id=town.operation,
         issuer_key_id=name("issuer key"),
         path="entries/000.p/2",
+        name="entry.posted.v1.json",
     ) + ASKED.get(path, "")
 
 
@@ -187,7 +190,7 @@ def test_without_a_valid_key_every_route_answers_401(standing_town: Town) -> Non
             assert told == (401, "UNAUTHENTICATED", "Bearer"), (kind, method, path)
 
 
-def test_only_health_the_description_the_signed_log_and_checking_are_open(standing_town: Town) -> None:
+def test_only_health_descriptions_the_signed_log_and_checking_are_open(standing_town: Town) -> None:
     for method, path in OPEN:
         asked = {"params": {"number": standing_town.number}} if path == "/verify" else {}
         answer = standing_town.client.request(method, filled(path, standing_town), **asked)
