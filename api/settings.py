@@ -23,8 +23,12 @@ class Settings(BaseSettings):
 
     database: str = "sqlite:///wenming.db"
     """The ledger: ``sqlite:///file`` or ``postgresql://user@host/database``."""
+    database_password_file: Path | None = None
+    """A file that holds the password for `database` on PostgreSQL, unless the URL says one itself."""
     keys: str = ""
     """The key store and accounts; left out, ``<ledger file>.keys.db`` beside an SQLite ledger."""
+    keys_password_file: Path | None = None
+    """A file that holds the password for `keys` on PostgreSQL, unless the URL says one itself."""
     master_key_file: Path | None = None
     """The master key that wraps all keys; left out, ``<key store file>.master``."""
     archive: Path | None = None
@@ -54,6 +58,9 @@ class Settings(BaseSettings):
     def _beside_the_ledger(self) -> Self:
         for name in ("database", "keys"):
             _require_url(name, getattr(self, name))
+            object.__setattr__(
+                self, name, _with_password(name, getattr(self, name), self._password_file(name))
+            )
         url = make_url(self.database)
         if url.get_backend_name() not in ("sqlite", "postgresql"):
             raise ValueError("database: a URL beginning with sqlite:/// or postgresql://")
@@ -75,6 +82,9 @@ class Settings(BaseSettings):
                 )
             object.__setattr__(self, "master_key_file", Path(kept.database).with_suffix(".master"))
         return self
+
+    def _password_file(self, name: str) -> Path | None:
+        return {"database": self.database_password_file, "keys": self.keys_password_file}[name]
 
     @property
     def public_address(self) -> str:
@@ -204,6 +214,25 @@ def _require_url(name: str, text: str) -> None:
         make_url(text or "sqlite://")
     except ArgumentError:
         raise ValueError(f"{name}: not a database URL such as sqlite:///ledger.db") from None
+
+
+def _with_password(name: str, text: str, file: Path | None) -> str:
+    """The URL with the password that its file holds.
+
+    Not libpq's ``passfile``: that ignores, with a warning, a file that others may read, and a secret that Docker lays
+    into a container keeps the host's owner and mode.
+    """
+    url = make_url(text or "sqlite://")
+    if file is None or url.get_backend_name() != "postgresql" or url.password is not None:
+        return text
+    try:
+        password = file.read_text("utf-8").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"{name}_password_file: {file} cannot be read ({type(error).__name__})"
+        raise ValueError(problem) from None
+    if not password or "\n" in password:
+        raise ValueError(f"{name}_password_file: {file} must hold one line, the password")
+    return url.set(password=password).render_as_string(hide_password=False)
 
 
 def read_settings(**given: object) -> Settings:
