@@ -14,6 +14,7 @@ from api.archiver import keeping_archive
 from api.cli.given import Database, Keys, archive_of, growing_archive, open_log
 from api.cli.shown import complain, say
 from api.parts import Parts
+from api.problems import FiguresBehindError
 from api.progress import progress
 from api.settings import read_settings
 from api.signing import require_signing
@@ -88,9 +89,20 @@ def serve_parts(parts: Parts) -> None:
 
 
 def follow(
-    database: Database = None, once: Annotated[bool, typer.Option(help="Catch up and stop.")] = False
+    database: Database = None,
+    once: Annotated[bool, typer.Option(help="Catch up and stop.")] = False,
+    status: Annotated[
+        bool,
+        typer.Option("--status", help="Only say how far the figures are, beside a process that follows."),
+    ] = False,
+    lag_seconds_max: Annotated[
+        float, typer.Option(min=0, help="--status fails if a fact has waited longer than this.")
+    ] = 60.0,
 ) -> None:
     """Keep every figure at the head of the log, until stopped."""
+    if status:
+        _show_status(database, lag_seconds_max)
+        return
     stop = threading.Event()
     if not once:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -102,3 +114,12 @@ def follow(
         if not once:
             with keeping_archive(log, growing_archive(log)):
                 follower.follow(log, stop, archive_of(log))
+
+
+def _show_status(database: str | None, lag_seconds_max: float) -> None:
+    """How far the slowest figure is; PROJECTION_BEHIND if a fact has waited for it longer than ``lag_seconds_max``."""
+    with open_log(database) as log:
+        slowest = max(follower.status(log), key=lambda figure: (figure.lag_seconds, figure.lag_facts))
+    if slowest.lag_seconds > lag_seconds_max:
+        raise FiguresBehindError(position=slowest.position, wanted=slowest.head)
+    say(f"figures at position {slowest.position:,} of {slowest.head:,}")

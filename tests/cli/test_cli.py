@@ -629,6 +629,16 @@ def minutes_live(url: str) -> list[int]:
     return reading(url, "SELECT minutes FROM figure_volunteer_hours_v1")
 
 
+def test_the_status_of_the_figures_says_when_nobody_follows(history: str) -> None:
+    behind = wenming("follow", "--status", "--lag-seconds-max", 0, "--database", history)
+    assert (behind.code, behind.out) == (1, "")
+    assert "PROJECTION_BEHIND" in behind.err
+    assert wenming("follow", "--once", "--database", history).code == 0
+    done = wenming("follow", "--status", "--lag-seconds-max", 0, "--database", history)
+    head = done.out.split()[-1]
+    assert (done.code, done.out) == (0, f"figures at position {head} of {head}\n")
+
+
 def test_following_once_stops_by_itself(history: str) -> None:
     done = wenming("follow", "--once", "--database", history)
     with closing(LedgerLog.open(history)) as log:
