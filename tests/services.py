@@ -44,10 +44,14 @@ class PostgresServer:
             # A child of ours, so that it is gone as soon as it was killed, and not a zombie of somebody else's.
             self._process = subprocess.Popen(command, user=self._user, stdout=log, stderr=log, cwd="/")
         deadline = time.monotonic() + 60
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceMissingError(f"postgres failed: {(self._folder / 'log').read_text()[-500:]}")
             time.sleep(0.05)
+
+    def program(self, name: str) -> Path:
+        """One of the programs that came with the server."""
+        return (self._binaries / "initdb").resolve().parent / name
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -70,7 +74,7 @@ class PostgresServer:
                 raise TimeoutError("a killed server does not go")
             time.sleep(0.01)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             psycopg.connect(self.address, connect_timeout=5).close()
         except psycopg.OperationalError:

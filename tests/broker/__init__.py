@@ -99,12 +99,12 @@ class KafkaBroker:
                 self._java("kafka.Kafka", "server.properties"), stdout=log, stderr=log, cwd=self._folder
             )
         deadline = time.monotonic() + 90
-        while not self._answers():
+        while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceMissingError(f"Kafka failed: {self.log()[-1000:]}")
             time.sleep(0.1)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             client = KafkaAdminClient(bootstrap_servers=self.address, bootstrap_timeout_ms=2_000)
         except (KafkaError, OSError):

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from api.cli import main
+import typer
+
+from api.cli import app, main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,6 +37,24 @@ def wenming(*arguments: object) -> Done:
     finally:
         sys.argv = before
     return Done(code, out.getvalue(), err.getvalue())
+
+
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
+def parse(words: list[str], *, whole: bool) -> None:
+    """Fails if the command line would not understand ``words``; a ``whole`` command also has all it needs."""
+    command = _command()
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words[0]]
+        words = words[1:]
+    assert not words or not hasattr(command, "commands"), f"there is no command {words[0]}"
+    if whole:
+        command.make_context("wenming", list(words))
+    else:
+        command.make_parser(typer.Context(command)).parse_args(list(words))
 
 
 def _exit_code() -> int:

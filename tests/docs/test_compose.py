@@ -4,72 +4,222 @@
 Apache License 2.0: `compose-spec.LICENSE`), as carried by the package check-jsonschema 0.39.0, unchanged.
 """
 
+import copy
+import functools
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonschema
-import psycopg
 import pytest
-import yaml
 
-from tests.cli import wenming
+from tests.cli import parse, wenming
+from tests.docs import compose_rules
+from tests.docs.composed import ROOT, Place, known_settings
 
-ROOT = Path(__file__).parent.parent.parent
-OURS = ("init", "api", "follower", "signing-key", "signer", "witness-key", "witness")
-PLACES = ("keys", "master", "signing", "signer-state", "witness", "etc/wenming")
-"""Where the containers keep things: folders here."""
+OURS = ("init", "api", "follower", "signing-key", "signer", "topic", "relay", "witness-key", "witness")
 STARTED_WITHIN_SECONDS = 60
-
-
-def interpolated(text: str) -> str:
-    """``${NAME:-default}`` as Compose reads it with none of the names set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
-
-
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    """The file as Compose sees it."""
-    return dict(yaml.safe_load(interpolated((ROOT / "docker-compose.yml").read_text("utf-8"))))
+HEALTHY = {"condition": "service_healthy"}
+ENDED = {"condition": "service_completed_successfully"}
+GONE = object()
+"""In the place of a value: it is taken away."""
 
 
 # --- the file itself -------------------------------------------------------------------------------------------------
 
 
+def understood(words: list[str]) -> None:
+    parse(words, whole=True)
+
+
+def against_the_schema(compose: Mapping[str, Any]) -> list[str]:
+    schema = json.loads((ROOT / "tests/docs/compose-spec.json").read_text("utf-8"))
+    found = jsonschema.Draft202012Validator(schema).iter_errors(compose)
+    return [f"schema: {one.message}" for one in found]
+
+
+def against_our_rules(compose: Mapping[str, Any]) -> list[str]:
+    rules = (
+        *compose_rules.RULES,
+        compose_rules.every_name_in_an_environment_is_read(known_settings()),
+        compose_rules.every_command_is_understood(understood),
+    )
+    return [problem for rule in rules for problem in rule(compose)]
+
+
 def test_it_is_a_valid_compose_file(compose: dict[str, Any]) -> None:
-    schema = json.loads((ROOT / "tests/docs/compose-spec.json").read_text("utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(compose)
+    assert against_the_schema(compose) == []
 
 
-def test_the_schema_would_notice(compose: dict[str, Any]) -> None:
-    schema = json.loads((ROOT / "tests/docs/compose-spec.json").read_text("utf-8"))
-    compose = compose | {"services": {"api": {"comand": ["wenming", "serve"]}}}
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(schema).validate(compose)
+def test_it_keeps_our_rules(compose: dict[str, Any]) -> None:
+    assert against_our_rules(compose) == []
 
 
-def test_every_name_in_it_leads_somewhere(compose: dict[str, Any]) -> None:
-    for service in compose["services"].values():
-        assert set(service.get("depends_on", {})) <= set(compose["services"])
-        assert {volume.split(":")[0] for volume in service.get("volumes", ())} <= set(compose["volumes"])
-        assert {config["source"] for config in service.get("configs", ())} <= set(compose["configs"])
+CHANGES: dict[str, tuple[str, object, str]] = {
+    "a word that Compose does not know": ("services.api.comand", ["wenming"], "schema: "),
+    "an image without a version": (
+        "services.kafka.image",
+        "apache/kafka",
+        "kafka: image apache/kafka names no",
+    ),
+    "the newest image, whichever": ("services.postgres.image", "postgres:latest", "names no version"),
+    "a process that nobody watches": (
+        "services.relay.healthcheck",
+        {"disable": True},
+        "relay: lives on without",
+    ),
+    "a health check without a test": (
+        "services.kafka.healthcheck",
+        {"interval": "5s"},
+        "kafka: lives on without",
+    ),
+    "the image's health check for what ends": (
+        "services.init.healthcheck",
+        GONE,
+        "init: ends by itself, and",
+    ),
+    "a process that stays away": ("services.api.restart", GONE, "api: nothing says whether"),
+    "capabilities kept": ("services.kafka.cap_drop", GONE, "kafka: keeps capabilities"),
+    "capabilities given back": ("services.api.cap_add", ["SYS_ADMIN"], "api: keeps capabilities"),
+    "privileges to be gained": ("services.api.security_opt", GONE, "api: may gain privileges"),
+    "root": ("services.postgres.user", "root", "postgres: runs as root"),
+    "whoever the image says": ("services.postgres.user", GONE, "postgres: runs as whoever"),
+    "all memory": ("services.kafka.mem_limit", GONE, "kafka: may take all memory"),
+    "a password in an environment": (
+        "services.postgres.environment.POSTGRES_PASSWORD",
+        "x",
+        "POSTGRES_PASSWORD is s",
+    ),
+    "a password in an address": (
+        "services.api.environment.WENMING_DATABASE",
+        "postgresql://wenming_app:local-only@postgres:5432/wenming",
+        "a secret stands in the file",
+    ),
+    "a password in SQL": ("configs.app_login.content", "CREATE ROLE a PASSWORD 'x';", "a secret stands in"),
+    "a password for Kafka": (
+        "services.kafka.environment.KAFKA_OPTS",
+        "-Da=b password=x",
+        "a secret stands in",
+    ),
+    "a signing key": ("configs.witnesses.content", "PRIVATE+KEY+x", "a secret stands in the file"),
+    "a secret that is not declared": (
+        "services.api.secrets",
+        ["app_password", "other"],
+        "secret other is not",
+    ),
+    "a secret that nobody uses": ("secrets.other", {"file": "./other"}, "secret other is used by nobody"),
+    "a secret from the environment": (
+        "secrets.app_password",
+        {"environment": "X"},
+        "app_password is not from a file",
+    ),
+    "a secret that is not given": ("services.relay.secrets", GONE, "relay: is given secrets []"),
+    "a secret more than is read": (
+        "services.api.secrets",
+        ["app_password", "owner_password"],
+        "api: is given",
+    ),
+    "a volume that is not declared": (
+        "services.api.volumes",
+        ["elsewhere:/keys"],
+        "volumes: elsewhere is not",
+    ),
+    "a volume that nobody uses": ("volumes.other", None, "volumes: other is used by nobody"),
+    "a folder of the host": ("services.api.volumes", ["/srv:/keys"], "volumes: /srv is not declared"),
+    "a config that is not declared": ("services.signer.configs", ["other"], "configs: other is not declared"),
+    "a network that is not declared": ("services.api.networks", ["database", "lan"], "networks: lan is not"),
+    "a port for everybody": ("services.api.ports", ["8000:8000"], "api: publishes 8000:8000"),
+    "any port of everybody": ("services.api.ports", ["0.0.0.0:8000:8000"], "api: publishes 0.0.0.0"),
+    "a database that is published": (
+        "services.postgres.ports",
+        ["127.0.0.1:5432:5432"],
+        "postgres: is published",
+    ),
+    "a broker that is published": ("services.kafka.ports", ["127.0.0.1:9092:9092"], "kafka: is published"),
+    "everybody's network": ("services.relay.networks", GONE, "relay: is on the network that everybody"),
+    "a broker within reach": (
+        "services.kafka.networks",
+        ["events", "outside"],
+        "kafka: can be reached by way",
+    ),
+    "a network that leads out": ("networks.database", None, "postgres: can be reached by way of database"),
+    "waiting for nobody": ("services.api.depends_on.other", HEALTHY, "api: waits for other, which is not"),
+    "waiting for an end that never comes": (
+        "services.api.depends_on.postgres",
+        ENDED,
+        "api: waits for the end of",
+    ),
+    "waiting for a health that is not checked": (
+        "services.api.depends_on.init",
+        HEALTHY,
+        "api: waits for the heal",
+    ),
+    "waiting for what a profile leaves out": (
+        "services.api.depends_on.witness",
+        HEALTHY,
+        "which a profile leaves",
+    ),
+    "waiting for one that waits": ("services.postgres.depends_on", {"api": HEALTHY}, "a circle of waiting: "),
+    "a setting that is not there": (
+        "services.api.environment.WENMING_DATABSE",
+        "x",
+        "api: nobody reads WENMING_D",
+    ),
+    "a setting of something else": (
+        "services.api.environment.PGPASSFILE",
+        "/x",
+        "api: nobody reads PGPASSFILE",
+    ),
+    "a setting that the image does not know": (
+        "services.postgres.environment.PG_USER",
+        "x",
+        "postgres: nobody read",
+    ),
+    "a command that is not there": ("services.api.command", ["wenming", "srve"], "there is no command srve"),
+    "an option that is not there": (
+        "services.relay.command",
+        ["wenming", "relay", "--twice"],
+        "No such option",
+    ),
+    "a health check that is not there": (
+        "services.signer.healthcheck.test",
+        ["CMD", "wenming", "sign", "--well"],
+        "No such option",
+    ),
+}
+"""What is changed where, to what, and what is then said of it."""
 
 
-def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
-    published = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert published
-    assert all(port.startswith("127.0.0.1:") for port in published)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_rule_that_is_broken_is_named(change: str, compose: dict[str, Any]) -> None:
+    where, value, said = CHANGES[change]
+    changed = copy.deepcopy(compose)
+    *path, last = where.split(".")
+    place: dict[str, Any] = functools.reduce(lambda inner, name: inner[name], path, changed)
+    if value is GONE:
+        del place[last]
+    else:
+        place[last] = value
+    look = against_the_schema if said == "schema: " else against_our_rules
+    assert [problem for problem in look(changed) if said in problem] != []
+
+
+def test_nothing_is_left_to_an_environment_that_nobody_described() -> None:
+    """What may be set before `up`, each with a default; passwords are not among them."""
+    text = (ROOT / "docker-compose.yml").read_text("utf-8")
+    assert set(re.findall(r"\$\{?(\w+)", text)) == {
+        "WENMING_PUBLISHED_PORT",
+        "WENMING_ORIGIN",
+        "WENMING_LOG_VKEY",
+        "WENMING_WITNESS_NAME",
+        "WENMING_WITNESS_PUBLISHED_PORT",
+        "WENMING_WITNESS_LINES",
+    }
+    assert text.count("${") == len(re.findall(r"\$\{\w+:-[^}]*\}", text))
 
 
 def test_only_who_needs_names_has_the_keys_and_only_init_is_the_owner(compose: dict[str, Any]) -> None:
@@ -78,7 +228,7 @@ def test_only_who_needs_names_has_the_keys_and_only_init_is_the_owner(compose: d
     owners = {
         n
         for n in OURS
-        if "//wenming_owner:" in services[n].get("environment", {}).get("WENMING_DATABASE", "")
+        if "//wenming_owner@" in services[n].get("environment", {}).get("WENMING_DATABASE", "")
     }
     assert (with_keys, owners) == ({"init", "api"}, {"init"})
 
@@ -105,10 +255,6 @@ def test_signer_and_witness_are_users_of_their_own_with_volumes_of_their_own(com
     assert {name for name in OURS if services[name].get("profiles")} == {"witness-key", "witness"}
 
 
-def test_no_signing_key_stands_in_the_file() -> None:
-    assert "PRIVATE+KEY" not in (ROOT / "docker-compose.yml").read_text("utf-8")
-
-
 def test_the_image_runs_as_nobody_special_and_says_when_it_is_well() -> None:
     lines = (ROOT / "Dockerfile").read_text("utf-8").splitlines()
     assert "USER wenming" in lines
@@ -127,88 +273,6 @@ def test_what_the_image_copies_is_there_and_not_kept_out() -> None:
 
 
 # --- its commands ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """This machine in the place of the containers: a private server, a folder for the volumes, a free port."""
-
-    services: dict[str, Any]
-    server: str
-    folder: Path
-    port: int
-    witness_port: int
-
-    def environment(self, service: str) -> dict[str, str]:
-        asked = self.services[service].get("environment", {})
-        given = {name: self._here(value) for name, value in asked.items()}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("WENMING_")}
-        if "WENMING_PORT" in given:
-            given |= {"WENMING_HOST": "127.0.0.1", "WENMING_PORT": str(self.port)}
-        if "WENMING_WITNESS_PORT" in given:
-            given |= {"WENMING_WITNESS_HOST": "127.0.0.1", "WENMING_WITNESS_PORT": str(self.witness_port)}
-        return kept | given | {"PYTHONPATH": str(ROOT)}
-
-    def _here(self, value: str) -> str:
-        value = value.replace("@postgres:5432/wenming", f"@{self.server}")
-        places = rf"(?<=/)/({'|'.join(PLACES)})/"
-        return re.sub(places, rf"{self.folder}/\1/", "/" + value).removeprefix("/")
-
-    def command(self, service: str, given: Sequence[str] = ()) -> list[str]:
-        """The service's own command, or another one that is run where it runs."""
-        program, *arguments = given or self.services[service]["command"]
-        assert program == "wenming"
-        return [sys.executable, "-m", "api.cli", *map(self._here, arguments)]
-
-    def run(self, service: str, given: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(service, given),
-            env=self.environment(service),
-            cwd=self.folder,
-            text=True,
-            capture_output=True,
-        )
-
-    @contextmanager
-    def running(self, service: str) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            self.command(service),
-            env=self.environment(service),
-            cwd=self.folder,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def place(compose: dict[str, Any], postgres_url: str, tmp_path: Path) -> Iterator[Place]:
-    """The database as the image would leave it: the owner it makes, and the login our script adds."""
-    address = postgres_url.rsplit("@", 1)[1]
-    owner = compose["services"]["postgres"]["environment"]
-    for name in PLACES:
-        (tmp_path / name).mkdir(parents=True)
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        make = f"CREATE ROLE {owner['POSTGRES_USER']} LOGIN SUPERUSER PASSWORD '{owner['POSTGRES_PASSWORD']}'"
-        connection.execute(make.encode())
-        connection.execute(compose["configs"]["app_login"]["content"])
-    (tmp_path / "etc/wenming/witnesses").write_text(compose["configs"]["witnesses"]["content"])
-    yield Place(compose["services"], address, tmp_path, free_port(), free_port())
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("DROP OWNED BY wenming_owner, wenming_app CASCADE")
-        connection.execute("DROP ROLE wenming_owner, wenming_app")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def health(port: int) -> dict[str, Any]:
@@ -274,7 +338,7 @@ def eventually(true: Callable[[], bool]) -> None:
 
 @pytest.mark.slow  # about 20 s: six processes, one after the other
 def test_the_signer_signs_with_a_key_of_its_own_and_a_witness_cosigns(place: Place) -> None:
-    database = ("--database", place.environment("follower")["WENMING_DATABASE"])
+    database = ("--database", place.address_for("follower"))
 
     def cosigners() -> set[str]:
         """Who stands below the newest checkpoint, as anybody reads it from the database."""

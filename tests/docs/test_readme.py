@@ -13,20 +13,26 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from api import commands, history, queries, travel
 from api.cli import app as cli
-from api.settings import Settings, WitnessSettings
-from tests.docs.test_compose import free_port
+from tests.cli import parse
+from tests.docs.composed import known_settings
+from tests.services import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 ENGLISH, CHINESE = (
     (ROOT / name).read_text("utf-8").replace("\r\n", "\n") for name in ("README.md", "README.zh-CN.md")
 )
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-PAGES = {"README.md": ENGLISH, "README.zh-CN.md": CHINESE, "CONTRIBUTING.md": CONTRIBUTING}
+GROWING = (ROOT / "docs/growing.md").read_text("utf-8")
+PAGES = {
+    "README.md": ENGLISH,
+    "README.zh-CN.md": CHINESE,
+    "CONTRIBUTING.md": CONTRIBUTING,
+    "docs/growing.md": GROWING,
+}
 each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
 
 TOUR_ENDS_BEFORE = "wenming init --database"
@@ -57,27 +63,14 @@ def test_both_pages_tell_people_to_type_the_same() -> None:
     assert headings[0] == headings[1]
 
 
-@each_page
-def test_every_file_a_page_links_is_there(page: str) -> None:
-    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", page)
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_a_page_links_is_there(name: str) -> None:
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[name])
     assert linked
-    assert [name for name in linked if not (ROOT / name).exists()] == []
+    assert [found for found in linked if not ((ROOT / name).parent / found).exists()] == []
 
 
 # --- commands, paths, recipes, settings ------------------------------------------------------------------------------
-
-
-def parse(words: list[str], *, whole: bool) -> None:
-    """Fails if the command line would not understand ``words``; a ``whole`` command also has all it needs."""
-    command = typer.main.get_command(cli)
-    while words and words[0] in getattr(command, "commands", {}):
-        command = command.commands[words[0]]  # type: ignore[attr-defined]
-        words = words[1:]
-    assert not words or not hasattr(command, "commands"), f"there is no command {words[0]}"
-    if whole:
-        command.make_context("wenming", list(words))
-    else:
-        command.make_parser(typer.Context(command)).parse_args(list(words))
 
 
 def wenming_lines(page: str) -> list[str]:
@@ -143,8 +136,7 @@ def test_the_commands_beside_the_recipes_are_what_the_recipes_do() -> None:
 @each_page
 def test_every_setting_a_page_names_is_read_somewhere(page: str) -> None:
     named = set(re.findall(r"\bWENMING_[A-Z_]+[A-Z]", page))
-    settings = {f"WENMING_{field.upper()}" for field in Settings.model_fields}
-    settings |= {f"WENMING_WITNESS_{field.upper()}" for field in WitnessSettings.model_fields}
+    settings = known_settings()
     files = [ROOT / "docker-compose.yml", ROOT / "tests/conftest.py", ROOT / "tests/services.py"]
     files.append(ROOT / "tests/faults/__init__.py")
     elsewhere = "".join(file.read_text("utf-8") for file in files)

@@ -23,7 +23,7 @@ from ledger.checkpoint import VerifierKey
 from ledger.errors import WitnessRequestMalformedError
 from ledger.witness import REQUEST_BYTES_MAX, Witness
 from tests.cli import running, wenming
-from tests.docs.test_compose import free_port
+from tests.services import free_port
 from tests.signer.test_signer import wait_for
 from tests.witness.operator import KEY, LOGS, NOON, STRANGER, WITNESS, cosigned
 from tests.witness.test_witness import FORK, LOG, NAME, REFUSED
