@@ -58,8 +58,11 @@ T = TypeVar("T")
 
 
 @lru_cache(maxsize=512)
-def merge_clause(projection: Projection, table: str) -> str:
-    """What happens when a key is there already: the merge rule of each measure."""
+def merge_clause(projection: Projection, table: str, beside: str = "") -> str:
+    """What happens when a key is there already: the merge rule of each measure.
+
+    ``beside`` names a column that belongs to the table's key and not to the figure's.
+    """
     assignments = []
     for m in projection.measures:
         old, new = f"{table}.{m.name}", f"excluded.{m.name}"
@@ -76,7 +79,7 @@ def merge_clause(projection: Projection, table: str) -> str:
                 f"{m.name} = CASE WHEN {newer} THEN {new} ELSE {old} END",
                 f"{m.at} = CASE WHEN {newer} THEN excluded.{m.at} ELSE {table}.{m.at} END",
             ]
-    keys = ", ".join(projection.keys)
+    keys = ", ".join([*projection.keys, *([beside] if beside else [])])
     return f"ON CONFLICT ({keys}) DO UPDATE SET {', '.join(assignments)}"
 
 
@@ -333,9 +336,8 @@ class Columns:
         """Take one batch of stored facts and add every SELECT's partial result."""
         self._duck.register("stored", batch)
         shape = ", ".join(f'"{name}":"{kind}"' for name, kind in sorted(self._fields.items()))
-        decoded = (
-            f"SELECT position, stream_id, topic, version, from_json(state, '{{{shape}}}') AS s FROM stored"
-        )
+        fields = f"from_json(state, '{{{shape}}}')" if shape else "NULL"
+        decoded = f"SELECT position, stream_id, topic, version, {fields} AS s FROM stored"
         if self._effective_by is not None:
             order = in_effective_order(happened_microseconds("s.happened_at"))
             decoded = (

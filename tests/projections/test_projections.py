@@ -1,6 +1,7 @@
 """Whatever happens to the county, every figure is the same however it is computed (projections.md, the algebra)."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,11 +10,14 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
 from ledger.errors import UnreadableFactError
 from ledger.log import LedgerLog
 from projections import engine, follower, replay
 from projections.figures import all_figures
+from projections.orders import steps
+from projections.projection import Projection
 from tests.conftest import costly
 from tests.county import LEDGER_ID, START, County, Step, sample_steps
 
@@ -190,6 +194,14 @@ def test_a_batch_of_facts_is_computed_in_arrow_chunks_of_any_size(sample: County
         assert pieces.arrow(figure) == whole.arrow(figure)
     pieces.close()
     whole.close()
+
+
+def test_a_figure_that_looks_inside_no_fact_is_computed_all_the_same(sample: County) -> None:
+    counted = select(steps.c.order_id, func.count().label("steps")).group_by(steps.c.order_id)
+    figure = Projection(name="steps_of_orders", version=1, select=counted)
+    head = sample.log.head().size
+    with closing(engine.compute(sample.log, [figure], 0, head)) as columns:
+        assert sorted(columns.rows(figure)) == sorted(engine.select_in_store(sample.log, figure, 0, head))
 
 
 @pytest.mark.parametrize("small", [True, False])
