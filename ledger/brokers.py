@@ -120,8 +120,7 @@ class Brokers:
             group_id=group,
             isolation_level="read_committed" if committed else "read_uncommitted",
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            **more,
+            **{"auto_offset_reset": "earliest", **more},
         )
 
     def _made(self, kind: Any, **options: Any) -> Any:
@@ -191,6 +190,13 @@ class Brokers:
                     raise TopicWrongError(topic=name, problem=_sentence(error)) from None
                 made.append(name)
         return made
+
+    def events_topic(self) -> Topic:
+        """The events topic as it is, for who only reads it. TOPIC_MISSING, TOPIC_WRONG, KAFKA_REFUSED."""
+        with self._admin() as admin:
+            (found,) = admin.describe_topics([self.events])
+        _require_there(self.events, found, {"DESCRIBE", "READ"})
+        return Topic(self.events, UUID(str(found["topic_id"])), len(found["partitions"]))
 
     def require_topics(self, ledger_id: UUID) -> Topic:
         """The events topic, once both topics are as they must be. TOPIC_MISSING, TOPIC_WRONG, KAFKA_REFUSED."""
