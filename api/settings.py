@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self, TypeVar
+from uuid import UUID
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -209,6 +210,17 @@ class KafkaSettings(BaseSettings):
         return Brokers(self.bootstrap, self.topic, self.partitions, self.replication, login)
 
 
+class WorkerSettings(BaseSettings):
+    """What `wenming work` is told besides Kafka (environment: ``WENMING_WORKER_*``). It needs no ledger's database."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_WORKER_", extra="forbid", frozen=True)
+
+    store: str
+    """Where the figures are kept: a database of their own."""
+    ledger: UUID | None = None
+    """Whose figures they are: with it, the store is made if there is none."""
+
+
 def _require_url(name: str, text: str) -> None:
     try:
         make_url(text or "sqlite://")
@@ -248,6 +260,11 @@ def read_witness_settings(**given: object) -> WitnessSettings:
 def read_kafka_settings(**given: object) -> KafkaSettings:
     """`read_settings`, for Kafka."""
     return _read(KafkaSettings, given)
+
+
+def read_worker_settings(**given: object) -> WorkerSettings:
+    """`read_settings`, for a worker."""
+    return _read(WorkerSettings, given)
 
 
 def _read(kind: type[T], given: Mapping[str, object]) -> T:

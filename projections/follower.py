@@ -79,15 +79,15 @@ def _writing(log: LedgerLog) -> Iterator[Connection]:
     """
     with log.engine.connect() as plain:
         connection = plain.execution_options(writes=True)
-        relaxed = (
-            _relaxed(connection.connection.driver_connection) if log.dialect == "sqlite" else nullcontext()
+        unsynced = (
+            relaxed(connection.connection.driver_connection) if log.dialect == "sqlite" else nullcontext()
         )
-        with relaxed, connection.begin():
+        with unsynced, connection.begin():
             yield connection
 
 
 @contextmanager
-def _relaxed(driver: Any) -> Iterator[None]:
+def relaxed(driver: Any) -> Iterator[None]:
     """An SQLite connection that neither syncs commits nor overwrites what it frees: tables hold ids and numbers only.
 
     Some systems build SQLite to overwrite by default, which doubles the work of swapping a table.
@@ -279,32 +279,44 @@ def _unreadable(log: LedgerLog, low: int, high: int) -> UnreadableFactError | No
 def _move(connection: Connection, figures: Sequence[Projection], low: int, high: int) -> None:
     """Only from where the batch began: addition is not idempotent."""
     names = ", ".join(f"'{figure.table_name}'" for figure in figures)
-    relaxed = "; SET LOCAL synchronous_commit = off" if connection.dialect.name == "postgresql" else ""
+    unsynced = "; SET LOCAL synchronous_commit = off" if connection.dialect.name == "postgresql" else ""
     moved = connection.exec_driver_sql(
         f"UPDATE figure_positions SET position = {high}, updated_at = '{_now()}' "
-        f"WHERE table_name IN ({names}) AND position = {low}{relaxed}"
+        f"WHERE table_name IN ({names}) AND position = {low}{unsynced}"
     )
     if moved.rowcount != len(figures):
         raise MovedMeanwhileError()
 
 
 def write_rows(
-    connection: Connection, figure: Projection, table: str, rows: pa.Table, *, merge: bool
+    connection: Connection,
+    figure: Projection,
+    table: str,
+    rows: pa.Table,
+    *,
+    merge: bool,
+    share: int | None = None,
 ) -> None:
-    """Rows in key order into a table: inserted on SQLite, by COPY on PostgreSQL; merged with what is there if asked."""
+    """Rows in key order into a table: inserted on SQLite, by COPY on PostgreSQL; merged with what is there if asked.
+
+    With ``share`` they are that share's, in a table which has them beside those of others (`worker_store`).
+    """
     if not rows:
         return
-    columns = ", ".join(figure.columns)
+    names, beside = figure.columns, ""
+    if share is not None:
+        names, beside = (*names, "share"), "share"
+        rows = rows.append_column(beside, pa.repeat(pa.scalar(share, pa.int32()), len(rows)))
+    columns = ", ".join(names)
+    merging = merge_clause(figure, table, beside) if merge else ""
     driver: Any = connection.connection
     cursor = driver.cursor()
     try:
         if connection.dialect.name == "sqlite":
-            marks = ", ".join("?" * len(figure.columns))
-            statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+            marks = ", ".join("?" * len(names))
+            statement = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {merging}"
             for batch in rows.to_batches(max_chunksize=WRITE_ROWS):
-                cursor.executemany(
-                    f"{statement} {merge_clause(figure, table) if merge else ''}", python_rows(batch)
-                )
+                cursor.executemany(statement, python_rows(batch))
             return
         target = f"{figure.table_name}_merging" if merge else table
         if merge:
@@ -313,9 +325,7 @@ def write_rows(
             for batch in rows.to_batches(max_chunksize=WRITE_ROWS):
                 copy.write(_csv(batch))
         if merge:
-            cursor.execute(
-                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {target} {merge_clause(figure, table)}"
-            )
+            cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {target} {merging}")
     finally:
         cursor.close()
 

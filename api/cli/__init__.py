@@ -23,6 +23,7 @@ from api.cli import (
     rotating,
     signing,
     witnessing,
+    working,
 )
 from api.cli.shown import complain, err, fit
 from ledger.errors import ExpectedError
@@ -61,6 +62,7 @@ topics.command()(relaying.create)
 topics.command()(relaying.check)
 app.add_typer(topics, name="topic")
 app.command()(relaying.relay)
+app.command()(working.work)
 
 app.command()(signing.sign)
 app.command()(signing.checkpoint)

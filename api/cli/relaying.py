@@ -88,7 +88,7 @@ def relay(
     settings = read_kafka_settings(
         bootstrap=bootstrap, topic=topic, partitions=partitions, metrics_port=metrics_port
     )
-    with open_log(database) as log, _quiet_kafka():
+    with open_log(database) as log, quiet_kafka():
         brokers = settings.brokers()
         if status:
             _show_status(log, brokers, lag_max)
@@ -149,7 +149,7 @@ def _show_status(log: LedgerLog, brokers: Brokers, lag_max: int | None) -> None:
 
 
 @contextmanager
-def _quiet_kafka() -> Iterator[None]:
+def quiet_kafka() -> Iterator[None]:
     """kafka-python logs every lost connection several times; what matters is told in our words."""
     logger, nowhere = logging.getLogger("kafka"), logging.NullHandler()
     propagated, logger.propagate = logger.propagate, False

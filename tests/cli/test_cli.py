@@ -39,7 +39,7 @@ COMMANDS = (
     "user", "user add", "user list", "user revoke",
     "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
     "export", "export bundle", "export contract",
-    "topic", "topic create", "topic check", "relay",
+    "topic", "topic create", "topic check", "relay", "work",
     "certificate", "certificate issue", "certificate print", "certificate revoke", "certificate list",
 )  # fmt: skip
 PATIENCE_SECONDS = 30
