@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from bench import facts, grown, relay, size, table, travel
+from bench import facts, grown, relay, size, table, travel, workers
 from ledger import archive
 from ledger.audit import verify
 from ledger.codec import decode
@@ -139,3 +139,17 @@ def test_how_fast_facts_leave_is_measured_on_both_databases(
         assert figures["record_ms_50"] >= figures["command_ms_50"] > 0
         assert all(figures[f"facts_per_second_{batch}"] > 0 for batch in relay.BATCHES)
     assert "command to committed record, p99, ms" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # it starts a broker and a PostgreSQL server
+def test_how_many_facts_workers_count_is_measured_with_one_two_and_four(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "workers.json"
+    workers.main(["--facts", "3000", "--rounds", "1", "--output", str(output)])
+    found = json.loads(output.read_text("utf-8"))
+    assert found["runs"].keys() == {f"{store} {count}" for store, count in workers.RUNS}
+    for (figures,) in found["runs"].values():
+        assert figures["facts_per_second"] > 0
+        assert figures["cpu_microseconds_per_fact"] > 0
+    assert "worker CPU a fact" in capsys.readouterr().out
