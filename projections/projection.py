@@ -25,64 +25,18 @@ from sqlalchemy import (
     table,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ColumnClause, FunctionFilter, Label
 from sqlalchemy.sql.expression import TableClause
-from sqlalchemy.sql.functions import FunctionElement, GenericFunction
 from sqlalchemy.sql.operators import distinct_op
 from sqlalchemy.types import NullType
 
+from projections.dialects import Engine, compiled, latest
 from projections.facts import RELATIONS, InstantText, Relation, as_written, native_type
 
+__all__ = ["Engine", "Measure", "Merge", "Projection", "UndeclarableError", "compiled", "latest"]
+
 Merge = Literal["add", "max", "min", "latest"]
-Engine = Literal["sqlite", "postgresql", "duckdb"]
-"""Where a SELECT runs."""
-
-
-class latest(GenericFunction[Any]):  # noqa: N801 - reads as a function in a SELECT
-    """``latest(x, position)``: the value of x at the highest position where x is not null."""
-
-    inherit_cache = True
-
-    def __init__(self, value: ColumnElement[Any], at: ColumnElement[Any]) -> None:
-        super().__init__(value, at)
-        self.type = value.type
-
-
-def _latest_parts(element: FunctionElement[Any], compiler: Any, **kw: Any) -> list[str]:
-    return [compiler.process(clause, **kw) for clause in element.clauses]
-
-
-@compiles(latest, "sqlite")
-def _latest_sqlite(element: FunctionElement[Any], compiler: Any, **kw: Any) -> str:
-    value, at = _latest_parts(element, compiler, **kw)
-    newest = f"max(printf('%019d', {at}) || json_quote({value})) FILTER (WHERE {value} IS NOT NULL)"
-    return f"json_extract(substr({newest}, 20), '$')"
-
-
-@compiles(latest, "postgresql")
-def _latest_postgresql(element: FunctionElement[Any], compiler: Any, **kw: Any) -> str:
-    value, at = _latest_parts(element, compiler, **kw)
-    if compiler.dialect.name == "postgresql" and getattr(compiler.dialect, "is_duckdb", False):
-        return f"arg_max({value}, {at})"
-    return f"(array_agg({value} ORDER BY {at} DESC) FILTER (WHERE {value} IS NOT NULL))[1]"
-
-
-class _DuckDialect(PGDialect):
-    """Only compiles: DuckDB reads PostgreSQL's SQL, but has an aggregate for `latest`."""
-
-    is_duckdb = True
-    supports_statement_cache = False
-
-
-_DIALECTS: dict[str, Any] = {
-    "sqlite": SQLiteDialect(),
-    "postgresql": PGDialect(),  # type: ignore[no-untyped-call]
-    "duckdb": _DuckDialect(),  # type: ignore[no-untyped-call]
-}
 
 
 class UndeclarableError(ValueError):
@@ -296,6 +250,10 @@ class Projection:
         With ``wanted`` it reads only facts whose keys of these names stand in a table ``wanted``; with ``positions`` a
         last column ``positions`` lists the facts of each row, as text with commas.
         """
+        return compiled(self.statement(wanted=wanted, positions=positions), engine)
+
+    def statement(self, *, wanted: tuple[str, ...] = (), positions: bool = False) -> Select[Any]:
+        """`sql` before it is put into an engine's words."""
         selected = {c.name: c for c in self.select.selected_columns}
         outputs: list[ColumnElement[Any]] = [selected[key] for key in self.keys]
         for measure in self.measures:
@@ -308,7 +266,7 @@ class Projection:
         if positions:
             (position,) = _position_of(self.select)
             outputs.append(func.aggregate_strings(cast(position, Text), ",").label("positions"))
-        return compiled(self._kept(wanted).with_only_columns(*outputs), engine)
+        return self._kept(wanted).with_only_columns(*outputs)
 
     @cached_property
     def plain_keys(self) -> frozenset[str]:
@@ -335,11 +293,6 @@ class Projection:
             *_position_of(self.select), *(selected[key] for key in self.keys), *shares
         )
         return compiled(query.group_by(None).group_by(*grouped), engine)
-
-
-def compiled(statement: Any, engine: Engine) -> str:
-    """A statement as constant text for an engine."""
-    return str(statement.compile(dialect=_DIALECTS[engine], compile_kwargs={"literal_binds": True}))
 
 
 def _position_of(query: Select[Any]) -> list[ColumnElement[Any]]:
