@@ -74,6 +74,7 @@ app.command()(witnessing.witness)
 exports = typer.Typer(help="Files for those who have no access to the ledger.", no_args_is_help=True)
 exports.command()(exporting.bundle)
 exports.command()(exporting.contract)
+exports.command()(exporting.sql)
 app.add_typer(exports, name="export")
 
 

@@ -1,4 +1,4 @@
-"""`wenming export`: what leaves the ledger as a file, for somebody who has no access to it."""
+"""`wenming export`: what leaves the ledger as a file, or as text, for somebody who has no access to it."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import Annotated
 import typer
 
 from api.cli.given import Database, open_log
+from api.cli.relaying import Bootstrap, TopicName
 from api.cli.shown import say
 from api.cli.signing import Key, VerifierKeys, given_keys
 from api.progress import progress
-from api.settings import read_settings
+from api.settings import read_kafka_settings, read_settings
 from ledger.asyncapi import contract_files
 from ledger.bundling import export_bundle
 from ledger.checkpoint import VerifierKey
 from ledger.errors import ContractBrokenError, InvalidRequestError
 from ledger.evolution import evolution_problems
 from ledger.signing_keys import read_key_files
+from projections import elsewhere
 
 
 def bundle(
@@ -35,6 +37,41 @@ def bundle(
     with open_log(database) as log, progress() as report:
         made = export_bundle(log, file, keys, report)
     say(f"{made.size:,} facts, {file.stat().st_size:,} bytes, root {made.root}")
+
+
+def sql(
+    engine: Annotated[str, typer.Argument(help="clickhouse, flink or risingwave.")],
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            help="Read Parquet archives instead of the topic: a folder as the server sees it, or s3://…"
+        ),
+    ] = None,
+    bootstrap: Bootstrap = None,
+    topic: TopicName = None,
+    totals: Annotated[
+        bool, typer.Option("--totals", help="The queries that print what `wenming verify --against` reads.")
+    ] = False,
+    position: Annotated[
+        int | None, typer.Option(min=0, help="With --totals: computed anew from the facts up to it.")
+    ] = None,
+) -> None:
+    """The figures as a script for another engine, to be run there as it is. Needs no ledger."""
+    name = elsewhere.engine_named(engine)
+    if position is not None and not totals:
+        raise InvalidRequestError(problem="--position goes with --totals: views hold whatever has arrived")
+    if archive is not None and (totals or not archive.strip() or not archive.isprintable()):
+        raise InvalidRequestError(problem="--archive names a folder or address, and goes without --totals")
+    kind: elsewhere.Script = "totals" if totals else "topic" if archive is None else "archive"
+    if archive is not None:
+        script = elsewhere.archive_script(name, archive)
+    elif totals:
+        script = elsewhere.totals_script(name, position)
+    else:
+        kafka = read_kafka_settings(bootstrap=bootstrap, topic=topic)
+        script = elsewhere.topic_script(name, elsewhere.Topic(kafka.topic, kafka.bootstrap))
+    say(*(f"-- {line}" for line in elsewhere.heading(name, kind)), "")
+    say(*(f"{statement};\n" for statement in script))
 
 
 def _own_keys(database: str | None, file: Path | None) -> list[VerifierKey]:

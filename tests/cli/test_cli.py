@@ -38,7 +38,7 @@ COMMANDS = (
     "archive",
     "user", "user add", "user list", "user revoke",
     "key", "key new", "key rotate-master", "sign", "checkpoint", "prove", "check-proof", "check-certificate", "erase",
-    "export", "export bundle", "export contract",
+    "export", "export bundle", "export contract", "export sql",
     "topic", "topic create", "topic check", "relay", "work",
     "certificate", "certificate issue", "certificate print", "certificate revoke", "certificate list",
 )  # fmt: skip
