@@ -221,6 +221,25 @@ class WorkerSettings(BaseSettings):
     """Whose figures they are: with it, the store is made if there is none."""
 
 
+class ClickHouseSettings(BaseSettings):
+    """How `wenming verify --against` gets into ClickHouse (environment: ``WENMING_CLICKHOUSE_*``)."""
+
+    model_config = SettingsConfigDict(env_prefix="WENMING_CLICKHOUSE_", extra="forbid", frozen=True)
+
+    password_file: Path | None = None
+    """The file whose first line is the user's password; left out, the user has none."""
+
+    def password(self) -> str:
+        """INVALID_REQUEST for a file that cannot be read."""
+        if self.password_file is None:
+            return ""
+        try:
+            return self.password_file.read_text("utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"settings: the password file of ClickHouse cannot be read ({type(error).__name__})"
+            raise InvalidRequestError(problem=problem) from None
+
+
 def _require_url(name: str, text: str) -> None:
     try:
         make_url(text or "sqlite://")
@@ -265,6 +284,11 @@ def read_kafka_settings(**given: object) -> KafkaSettings:
 def read_worker_settings(**given: object) -> WorkerSettings:
     """`read_settings`, for a worker."""
     return _read(WorkerSettings, given)
+
+
+def read_clickhouse_settings(**given: object) -> ClickHouseSettings:
+    """`read_settings`, for ClickHouse."""
+    return _read(ClickHouseSettings, given)
 
 
 def _read(kind: type[T], given: Mapping[str, object]) -> T:

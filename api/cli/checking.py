@@ -4,16 +4,18 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from api.cli.given import AsJson, Database, archive_of, open_log
+from api.against import compare, shown, totals_from
+from api.cli.given import AsJson, Database, archive_of, open_log, position_of
 from api.cli.shown import (
     Differing,
     claims,
     counted,
     say,
+    show_comparison,
     show_growth,
     show_json,
     show_opening,
@@ -22,6 +24,7 @@ from api.cli.shown import (
 )
 from api.cli.signing import Keys, VerifierKeys, WitnessesMin, WitnessKeys, given_keys
 from api.progress import progress
+from api.settings import read_clickhouse_settings
 from ledger import audit
 from ledger.audit.bundled import verify_bundle
 from ledger.audit.growth import Earlier, earlier
@@ -51,6 +54,21 @@ def verify(
     origin: Annotated[
         str | None, typer.Option(help="Which log a bundle must be of; that of the first key if left out.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare another engine's figures with the ledger's, and nothing else: a file of totals "
+            "(-: stdin), http://user@host:8123/database, sqlite:///… or postgresql://…"
+        ),
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(help="With --against: as of which position or time; where it stands if left out."),
+    ] = None,
+    password_file: Annotated[
+        Path | None,
+        typer.Option(help="With --against http://…: the password (or WENMING_CLICKHOUSE_PASSWORD_FILE)."),
+    ] = None,
 ) -> None:
     """Check everything that must always hold: facts, hashes, tree, what was signed, and every figure.
 
@@ -63,7 +81,16 @@ def verify(
     they were not compared, or the differing keys of each), since (null, or origin, size and root of the earlier log)
     and bundle (null, or what the bundle claims to be: ledger_id, kind, schema_version, created_at, origin, size, root,
     keys).
+
+    --against --json prints: ok, against, position, engine (facts, last_position, first_missing), findings (code, zh,
+    en), compared (how many totals were) and differences (figure, total, ledger, engine).
     """
+    if against is not None:
+        if bundle is not None or since is not None or vkey or witness:
+            raise InvalidRequestError(problem="--against compares figures only: verify the rest by itself")
+        _verify_against(database, against, position, password_file, as_json)
+    if position is not None or password_file is not None:
+        raise InvalidRequestError(problem="--position and --password-file go with --against")
     keys = given_keys(vkey, witness, witnesses_min)
     if not keys.log and bundle:
         raise InvalidRequestError(
@@ -84,6 +111,19 @@ def verify(
         show_report(found, wrong)
         show_growth(kept, found)
     raise typer.Exit(0 if whole else 1)
+
+
+def _verify_against(
+    database: str | None, place: str, position: str | None, password_file: Path | None, as_json: bool
+) -> NoReturn:
+    password = read_clickhouse_settings(password_file=password_file).password
+    with open_log(database) as log:
+        asked = None if position is None else position_of(log, position)
+        found = compare(
+            log, totals_from(place, log.identity.ledger_id, asked, password), asked, archive_of(log)
+        )
+    show_comparison(shown(place), found, as_json)
+    raise typer.Exit(0 if found.ok else 1)
 
 
 def _verified_bundle(

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from api.against import Comparison
 from ledger import audit
 from ledger.audit.growth import Earlier
 from ledger.bundle import Opening
@@ -193,6 +194,35 @@ def _show_differing(wrong: Differing | None) -> None:
 def counted(wrong: Differing) -> dict[str, dict[str, Any]]:
     """The differing figures as JSON has them."""
     return {name: {"differing_keys": len(keys), "first": keys[:10]} for name, keys in wrong.items()}
+
+
+def show_comparison(place: str, found: Comparison, as_json: bool) -> None:
+    """Where another engine's figures are not the ledger's, each with both numbers."""
+    engine = found.engine
+    if as_json:
+        held = {
+            "facts": engine.facts,
+            "last_position": engine.position,
+            "first_missing": engine.first_missing,
+        }
+        show_json(
+            {"ok": found.ok, "against": place, "position": found.position, "engine": held}
+            | {"findings": [asdict(one) for one in found.findings], "compared": found.compared}
+            | {"differences": [asdict(one) for one in found.differences]}
+        )
+        return
+    say(f"{place}, compared with the ledger at position {found.position:,}")
+    for one in found.findings:
+        say(f"✗ {one.code}  {one.en}", f"  {one.zh}")
+    for other in found.differences:
+        say(
+            f"✗ TOTAL_DIFFERS  {other.figure}.{other.total}: the ledger {other.ledger:,}, the engine {other.engine:,}"
+        )
+    say(
+        f"✓ {found.compared} totals equal the ledger's"
+        if found.ok
+        else f"✗ {len(found.findings) + len(found.differences)} differences, {found.compared} totals compared"
+    )
 
 
 # --- rankings --------------------------------------------------------------------------------------------------------
