@@ -1,7 +1,6 @@
-"""A private Apache Kafka for tests: one node (KRaft), from jars that Maven fetches, on loopback, gone in the end."""
+"""A private Apache Kafka for tests: one node (KRaft), from jars of Maven (43 MB), on loopback, gone in the end."""
 
 import base64
-import fcntl
 import os
 import shutil
 import signal
@@ -15,11 +14,10 @@ from pathlib import Path
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from tests.jars import fetched_jars
 from tests.services import ServiceMissingError, free_port
 
 HERE = Path(__file__).parent
-JARS = HERE.parents[1] / ".wenming" / "kafka"
-"""Fetched once (43 MB) and kept: not part of the project."""
 ACCOUNTS = {"relay": "relay-secret", "nobody": "nobody-secret"}
 """Who may log in on the SASL listener, and how. Whoever is not named in an ACL may do nothing there."""
 
@@ -156,7 +154,7 @@ class KafkaBroker:
 @contextmanager
 def private_broker() -> Iterator[KafkaBroker]:
     """A broker of one's own, running; gone in the end."""
-    jars = fetched_jars()
+    jars = fetched_jars("kafka", HERE / "pom.xml", instead=" (or set WENMING_TEST_KAFKA)")
     folder = Path(tempfile.mkdtemp(prefix="wenming-kafka-"))
     try:
         broker = KafkaBroker(jars, folder)
@@ -167,26 +165,3 @@ def private_broker() -> Iterator[KafkaBroker]:
             broker.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def fetched_jars() -> Path:
-    """The folder of Kafka's jars, fetched by Maven the first time."""
-    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
-    if missing:
-        raise ServiceMissingError(f"Kafka needs {' and '.join(missing)} (or set WENMING_TEST_KAFKA)")
-    JARS.mkdir(parents=True, exist_ok=True)
-    pom = HERE / "pom.xml"
-    mark = JARS / "pom.xml"
-    with (JARS / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes, one download
-        if not mark.exists() or mark.read_bytes() != pom.read_bytes():
-            for old in JARS.glob("*.jar"):
-                old.unlink()
-            command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
-            got = subprocess.run(
-                [*command, f"-DoutputDirectory={JARS}"], capture_output=True, text=True, timeout=280
-            )
-            if got.returncode != 0:
-                raise ServiceMissingError(f"Maven could not fetch Kafka: {(got.stdout + got.stderr)[-500:]}")
-            shutil.copyfile(pom, mark)
-    return JARS
