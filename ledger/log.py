@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from uuid import UUID
 
 import orjson
+import psycopg
 from eventsourcing.persistence import (
     ApplicationRecorder,
     IntegrityError,
@@ -26,7 +27,7 @@ from eventsourcing.persistence import (
 )
 from sqlalchemy import Connection, Engine, func, insert, inspect, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, MultipleResultsFound
+from sqlalchemy.exc import DBAPIError, MultipleResultsFound, OperationalError
 
 from ledger import log_postgres, log_sqlite
 from ledger.codec import instant_text
@@ -337,8 +338,11 @@ class LedgerLog(ApplicationRecorder):
     def _listen(self, driver: Any, position: int, seconds: float) -> None:
         if self.head().size > position:
             return
-        for _ in driver.notifies(timeout=seconds, stop_after=1):
-            return
+        try:
+            for _ in driver.notifies(timeout=seconds, stop_after=1):
+                return
+        except psycopg.Error as error:  # as all other trouble with the database is told
+            raise OperationalError(f"LISTEN {log_postgres.CHANNEL}", None, error) from None
 
     def _poll(self, position: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from ledger import log as log_module
 from ledger import log_sqlite
@@ -160,3 +161,16 @@ def test_roles_that_are_there_already_are_taken_and_programs_may_have_a_login(po
     log.insert_events([fact(0)])
     assert log.head().size == 1
     log.close()
+
+
+def test_a_listener_whose_connection_is_lost_says_so_as_any_trouble_with_the_database(
+    postgres_url: str,
+) -> None:
+    """Whoever follows waits for what SQLAlchemy raises, and tries again."""
+    made = LedgerLog.create(postgres_url, ledger_id=LEDGER_ID, kind="demo", created_at=START)
+    with made.waiting() as wait, psycopg.connect(postgres_url, autocommit=True) as other:
+        listening = "query LIKE 'LISTEN%' AND datname = current_database() AND pid <> pg_backend_pid()"
+        other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}")
+        with pytest.raises(OperationalError):
+            wait(0, 5)
+    made.close()
