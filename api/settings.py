@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from ledger.brokers import Brokers, login_of
 from ledger.cosigning import WitnessAt, witnesses_of
 from ledger.errors import InvalidRequestError
+from ledger.relay import TRANSACTION_SECONDS
 
 T = TypeVar("T", bound=BaseSettings)
 
@@ -180,6 +181,8 @@ class KafkaSettings(BaseSettings):
     """The file whose first line is the user's password."""
     ca_file: Path | None = None
     """Certificates of who may have signed the brokers' (PEM); left out, those of the system."""
+    transaction_seconds: float = Field(default=TRANSACTION_SECONDS, ge=1, le=900)
+    """After so long without an end the brokers abort what a relay began; no answer for so long is trouble."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Where `wenming relay` serves ``/metrics`` for Prometheus; left out, nowhere."""
     metrics_host: str = "127.0.0.1"

@@ -93,7 +93,7 @@ def relay(
         if status:
             _show_status(log, brokers, lag_max)
             return
-        made = Relay(log, brokers)
+        made = Relay(log, brokers, transaction_seconds=settings.transaction_seconds)
         with progress() as report:
             if once:
                 made.once(from_topic=from_topic, progress=report)
