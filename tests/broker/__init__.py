@@ -27,11 +27,14 @@ class KafkaBroker:
 
     def __init__(self, jars: Path, folder: Path, *, heap: str = "512m") -> None:
         self._jars, self._folder, self._heap = jars, folder, heap
-        self._ports = [free_port() for _ in range(3)]
+        self._ports = [free_port() for _ in range(5)]
         self.address = f"127.0.0.1:{self._ports[0]}"
         """Everybody may do everything here."""
         self.sasl_address = f"127.0.0.1:{self._ports[1]}"
         """Only `ACCOUNTS` (SASL_PLAINTEXT, mechanism PLAIN), and only what an ACL allows them."""
+        self.proxied_address, self.behind_proxy = (f"127.0.0.1:{port}" for port in self._ports[3:])
+        """Clients of the first are sent there again; a test may put something between it and the second, where the
+        broker listens. Everybody may do everything here."""
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "server.properties").write_text(self._properties())
         (folder / "log4j2.properties").write_text(
@@ -39,7 +42,10 @@ class KafkaBroker:
             "appender.out.type=Console\nappender.out.name=OUT\n"
             "appender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d %p %c %m%n\n"
         )
-        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        sixteen = b"\0" + os.urandom(
+            15
+        )  # so that it never begins with "-", which would be taken for an option
+        cluster = base64.urlsafe_b64encode(sixteen).decode().rstrip("=")
         tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "--ignore-formatted")
         done = subprocess.run(
             self._java(*tool, "-c", "server.properties"), cwd=folder, capture_output=True, text=True
@@ -48,16 +54,23 @@ class KafkaBroker:
             raise ServiceMissingError(f"Kafka's storage could not be made: {done.stderr[-500:]}")
 
     def _properties(self) -> str:
-        public, sasl, controller = (f"127.0.0.1:{port}" for port in self._ports)
+        public, sasl, controller = (f"127.0.0.1:{port}" for port in self._ports[:3])
         users = " ".join(f'user_{name}="{password}"' for name, password in ACCOUNTS.items())
         lines = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.bootstrap.servers": controller,
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": (
+                f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl},PROXIED://{self.behind_proxy},CONTROLLER://{controller}"
+            ),
+            "advertised.listeners": (
+                f"PLAINTEXT://{public},SASL_PLAINTEXT://{sasl},PROXIED://{self.proxied_address}"
+            ),
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
+            "inter.broker.listener.name": "PLAINTEXT",
             "sasl.enabled.mechanisms": "PLAIN",
             "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
                 f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
