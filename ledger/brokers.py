@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient
 from kafka.errors import (
     AuthorizationError,
@@ -197,6 +197,20 @@ class Brokers:
             (found,) = admin.describe_topics([self.events])
         _require_there(self.events, found, {"DESCRIBE", "READ"})
         return Topic(self.events, UUID(str(found["topic_id"])), len(found["partitions"]))
+
+    def open_transactions(
+        self, transactional_id: str, partitions: list[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Those of some partitions where a transaction under this name stands open."""
+        with self._admin() as admin:
+            (known,) = admin.describe_transactions([transactional_id]).values()
+            found = admin.describe_producers(partitions)
+        return [
+            partition
+            for partition, state in found.items()
+            for one in state.active_producers
+            if one.producer_id == known.producer_id and one.current_transaction_start_offset >= 0
+        ]
 
     def require_topics(self, ledger_id: UUID) -> Topic:
         """The events topic, once both topics are as they must be. TOPIC_MISSING, TOPIC_WRONG, KAFKA_REFUSED."""

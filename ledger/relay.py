@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import (
     AuthorizationError,
     KafkaError,
@@ -53,7 +53,7 @@ BATCH_FACTS = 2_000
 TRANSACTION_SECONDS = 15.0
 """After so long the brokers abort a transaction that nobody ended."""
 RETRY_SECONDS = 0.5
-RETRY_SECONDS_MAX = 30.0
+RETRY_SECONDS_MAX = 10.0
 IDLE_SECONDS = 0.25
 LOOK_SECONDS = 60.0
 """How often the topics are looked at again: somebody may have deleted one and made it anew."""
@@ -89,8 +89,12 @@ class _Session:
     topic: Topic
 
 
-class _LostTransactionError(Exception):
+class _LostTransactionError(KafkaError):  # type: ignore[misc]
     """A commit was reported as done, and is not to be found."""
+
+
+class _HangingTransactionError(KafkaError):  # type: ignore[misc]
+    """The brokers say that a transaction has ended, and in some partition it has not."""
 
 
 class Relay:
@@ -164,26 +168,42 @@ class Relay:
     def _session(self, from_topic: bool, progress: Progress | None) -> Iterator[_Session]:
         topic = self.brokers.require_topics(self.ledger_id)
         with PositionTopic(self.brokers, self.ledger_id) as positions:
-            self._require_not_fenced(positions)
+            if self._has_claimed:
+                self._require_not_fenced(positions.read(self._seconds))
             producer = self.brokers.producer(self.transactional_id, self._seconds)
             try:
                 producer.init_transactions()  # whoever was there is fenced, and what they left open is settled
+                self._require_nothing_hangs(topic)
                 session = _Session(producer, positions, topic)
                 self._claim(session, self._start(session, from_topic, progress))
                 yield session
             finally:
                 _close(producer)
 
-    def _require_not_fenced(self, positions: PositionTopic) -> None:
-        """One that comes back must not fence the one that took over."""
-        if self._has_claimed:
-            newest = positions.read(self._seconds)
-            if newest is None or newest.relay_id != self.relay_id:
-                raise RelayFencedError(transactional_id=self.transactional_id)
+    def _require_not_fenced(self, newest: RelayPosition | None) -> None:
+        """One that comes back must not fence the one that took over, nor go on where that one was fenced after all."""
+        if self._has_claimed and (newest is None or newest.relay_id != self.relay_id):
+            raise RelayFencedError(transactional_id=self.transactional_id)
+
+    def _require_nothing_hangs(self, topic: Topic) -> None:
+        """What was fenced is settled now, unless a broker that was killed lost the end of a transaction (it happens).
+
+        Our next commit would then commit, in such a partition, also what hangs there and was taken back.
+        """
+        partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
+        partitions.append(TopicPartition(self.brokers.positions(self.ledger_id), 0))
+        hanging = self.brokers.open_transactions(self.transactional_id, partitions)
+        if hanging:
+            where = ", ".join(f"{one.topic}-{one.partition}" for one in hanging)
+            raise _HangingTransactionError(
+                f"a transaction of {self.transactional_id} hangs in {where}; "
+                "whoever runs Kafka has to abort it there (kafka-transactions.sh)"
+            )
 
     def _start(self, session: _Session, from_topic: bool, progress: Progress | None) -> Row | None:
         """The last fact that was sent, which the log still has; None if none was. Then it is known where to go on."""
         newest = session.positions.read(2 * self._seconds)
+        self._require_not_fenced(newest)
         if newest is None or (from_topic and not self._has_claimed):
             return self._found_in_topic(session.topic, newest is None and not from_topic, progress)
         if (newest.topic_id, newest.partitions) != (session.topic.topic_id, session.topic.partitions):
@@ -213,9 +233,12 @@ class Relay:
         row = next(self.log.read(position, position), None)
         if row is None:
             raise self._cut_off(position)
-        if row.leaf_hash != leaf or _leaf_of(row) != leaf:
-            raise RelayLedgerDiffersError(position=position, problem="another fact stands there")
+        self._require_same(row, position, leaf)
         return row
+
+    def _require_same(self, row: Row, position: int, leaf: bytes | None) -> None:
+        if row.position != position or row.leaf_hash != leaf or _leaf_of(row) != leaf:
+            raise RelayLedgerDiffersError(position=position, problem="another fact stands there")
 
     def _cut_off(self, position: int) -> RelayLedgerDiffersError:
         size = self.log.head().size
@@ -251,8 +274,7 @@ class Relay:
             if not found:
                 raise self._cut_off(position)
             last, found = found[0], found[1:]
-            if last.position != position or last.leaf_hash != self._position(session).leaf_hash:
-                raise RelayLedgerDiffersError(position=position, problem="another fact stands there")
+            self._require_same(last, position, self._position(session).leaf_hash)
         for expected, row in enumerate(found, position + 1):
             _require_whole(row, expected)
         if found:
@@ -325,7 +347,7 @@ class Relay:
         elif isinstance(error, KafkaError):
             if not self._has_claimed:
                 raise self._as_ours(error) from None
-        elif not isinstance(error, _LostTransactionError | SQLAlchemyError | OSError):
+        elif not isinstance(error, SQLAlchemyError | OSError):
             raise error
 
     def _as_ours(self, error: KafkaError) -> Exception:
@@ -398,6 +420,10 @@ def _close(producer: KafkaProducer) -> None:
         within(2.0, producer.abort_transaction)
     with suppress(Exception):
         producer.close(timeout=2.0)
+    if (
+        producer._sender.is_alive()
+    ):  # where records are stuck, `close` gives up and leaves its thread trying for ever
+        producer._sender.force_close()
 
 
 def lag_behind(log: LedgerLog, position: int) -> Lag:

@@ -22,6 +22,7 @@ from ledger.errors import MessageMalformedError
 from ledger.groupcommit import Row
 
 POLL_MILLISECONDS = 500
+ENDS_SECONDS = 30.0
 Progress = Callable[[str, int, int], None]
 
 
@@ -99,9 +100,9 @@ class PositionTopic:
 
         Raises KafkaTimeoutError while records that are not settled yet, committed or aborted, stand before the end.
         """
-        (end,) = ends_of(self._brokers, [self._partition]).values()
         deadline = time.monotonic() + seconds
-        while (self._consumer.position(self._partition) or 0) < end:
+        (end,) = ends_of(self._brokers, [self._partition], seconds).values()
+        while (self._consumer.position(self._partition, timeout_ms=100) or 0) < end:
             if time.monotonic() > deadline:
                 raise KafkaTimeoutError("the relay's position is not settled")
             self._poll(100)
@@ -152,7 +153,7 @@ def _everything(brokers: Brokers, progress: Progress | None) -> Iterator[Any]:
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         whole, done = sum(ends.values()), 0
-        while any((consumer.position(one) or 0) < ends[one] for one in partitions):
+        while any((consumer.position(one, timeout_ms=100) or 0) < ends[one] for one in partitions):
             for records in consumer.poll(timeout_ms=POLL_MILLISECONDS).values():
                 yield from records
                 done += len(records)
@@ -162,11 +163,13 @@ def _everything(brokers: Brokers, progress: Progress | None) -> Iterator[Any]:
         consumer.close()
 
 
-def ends_of(brokers: Brokers, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-    """The offset behind the last record of each partition, those of open transactions included."""
+def ends_of(
+    brokers: Brokers, partitions: list[TopicPartition], seconds: float = ENDS_SECONDS
+) -> dict[TopicPartition, int]:
+    """The offset behind the last record of each partition, those of open transactions included. KafkaTimeoutError."""
     consumer = brokers.consumer(committed=False)
     try:
-        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions, timeout_ms=int(seconds * 1000))
         return ends
     finally:
         consumer.close()
