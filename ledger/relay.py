@@ -20,6 +20,7 @@ from uuid import uuid4
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import (
     AuthorizationError,
+    InvalidProducerEpochError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -351,7 +352,9 @@ class Relay:
             raise error
 
     def _as_ours(self, error: KafkaError) -> Exception:
-        if isinstance(error, ProducerFencedError):
+        if isinstance(
+            error, ProducerFencedError | InvalidProducerEpochError
+        ):  # coordinator's or partition's word
             return RelayFencedError(transactional_id=self.transactional_id)
         return self.brokers.as_ours(error) or error
 
