@@ -17,7 +17,7 @@ cover:
 
 # kills, failing disks, flipped bits; WENMING_FAULTS_TIMES=10 for a night, WENMING_FAULTS_SEED=… to repeat
 faults:
-    uv run pytest -m slow -rP tests/faults
+    uv run pytest -m slow -rP tests/faults tests/relay
 
 # style
 lint:
