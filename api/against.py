@@ -28,7 +28,7 @@ from ledger.archive import Archive
 from ledger.errors import InvalidRequestError, LedgerError
 from ledger.log import LedgerLog
 from ledger.schema import identity
-from projections import totals
+from projections import totals, worker_store
 from projections.elsewhere import clickhouse
 from projections.elsewhere.parts import totals_of_facts, totals_of_figure
 from projections.figures import all_figures
@@ -318,9 +318,13 @@ def standing(connection: Connection) -> Standing:
     """What a database says of its own figures, in the transaction in which they are read.
 
     It holds, under every figure's `Projection.table_name`, a table or view with all of `Projection.columns`. Those of a
-    follower stand at one position (FIGURES_APART otherwise), and have every fact up to it.
+    follower stand at one position (FIGURES_APART otherwise), and have every fact up to it; those of workers may be
+    ahead in one partition and behind in another.
     """
     tables = set(inspect(connection).get_table_names())
+    if worker_store.identity.name in tables:
+        whose = connection.scalar(select(worker_store.identity.c.ledger_id))
+        return Standing(whose, *worker_store.stands_at(worker_store.places_of(connection).values()))
     ledger_id = connection.scalar(select(identity.c.ledger_id)) if identity.name in tables else None
     return Standing(ledger_id, None, stands_at(connection, all_figures()))
 

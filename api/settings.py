@@ -201,14 +201,13 @@ class KafkaSettings(BaseSettings):
 
     def brokers(self) -> Brokers:
         """The cluster and the topic; INVALID_REQUEST for a file that cannot be read."""
+        needs_password = self.password_file is not None and self.protocol.startswith("sasl")
+        password = _password_of("Kafka", self.password_file) if needs_password else None
         try:
-            password = None
-            if self.password_file is not None and self.protocol.startswith("sasl"):
-                password = self.password_file.read_text("utf-8").partition("\n")[0].rstrip("\r")
             ca_file = None if self.ca_file is None else str(self.ca_file)
             login = login_of(self.protocol, self.sasl_mechanism, self.user, password, ca_file)
-        except (OSError, UnicodeDecodeError) as error:
-            problem = f"settings: the password or CA file of Kafka cannot be read ({type(error).__name__})"
+        except OSError as error:
+            problem = f"settings: ca_file: {self.ca_file} cannot be read ({type(error).__name__})"
             raise InvalidRequestError(problem=problem) from None
         return Brokers(self.bootstrap, self.topic, self.partitions, self.replication, login)
 
@@ -220,8 +219,16 @@ class WorkerSettings(BaseSettings):
 
     store: str
     """Where the figures are kept: a database of their own."""
+    store_password_file: Path | None = None
+    """The file that holds the password of a store on PostgreSQL, where ``store`` itself has none."""
     ledger: UUID | None = None
     """Whose figures they are: with it, the store is made if there is none."""
+
+    @model_validator(mode="after")
+    def _with_its_password(self) -> Self:
+        _require_url("store", self.store)
+        object.__setattr__(self, "store", _with_password("store", self.store, self.store_password_file))
+        return self
 
 
 class ClickHouseSettings(BaseSettings):
@@ -234,13 +241,7 @@ class ClickHouseSettings(BaseSettings):
 
     def password(self) -> str:
         """INVALID_REQUEST for a file that cannot be read."""
-        if self.password_file is None:
-            return ""
-        try:
-            return self.password_file.read_text("utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            problem = f"settings: the password file of ClickHouse cannot be read ({type(error).__name__})"
-            raise InvalidRequestError(problem=problem) from None
+        return "" if self.password_file is None else _password_of("ClickHouse", self.password_file)
 
 
 def _require_url(name: str, text: str) -> None:
@@ -259,14 +260,28 @@ def _with_password(name: str, text: str, file: Path | None) -> str:
     url = make_url(text or "sqlite://")
     if file is None or url.get_backend_name() != "postgresql" or url.password is not None:
         return text
+    password = _password_in(f"{name}_password_file", file)
+    return url.set(password=password).render_as_string(hide_password=False)
+
+
+def _password_in(setting: str, file: Path) -> str:
+    """The one line of a file; ValueError names setting and file, and never what is in it."""
     try:
         password = file.read_text("utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"{name}_password_file: {file} cannot be read ({type(error).__name__})"
-        raise ValueError(problem) from None
+        raise ValueError(f"{setting}: {file} cannot be read ({type(error).__name__})") from None
     if not password or "\n" in password:
-        raise ValueError(f"{name}_password_file: {file} must hold one line, the password")
-    return url.set(password=password).render_as_string(hide_password=False)
+        raise ValueError(f"{setting}: {file} must hold one line, the password")
+    return password
+
+
+def _password_of(whose: str, file: Path | None) -> str:
+    """`_password_in`, for whoever asks later than settings are read. INVALID_REQUEST."""
+    assert file is not None
+    try:
+        return _password_in(f"password_file of {whose}", file)
+    except ValueError as error:
+        raise InvalidRequestError(problem=f"settings: {error}") from None
 
 
 def read_settings(**given: object) -> Settings:

@@ -758,6 +758,12 @@ class EventTooLargeError(LedgerError):
     en = "The fact at position {position} ({size} bytes) is larger than {topic} takes. Raise its max.message.bytes and run the relay again; nothing was skipped."
 
 
+class RelayTransactionHangsError(LedgerError):
+    code = "RELAY_TRANSACTION_HANGS"
+    zh = "Kafka 丢失了事务 {transactional_id} 的结束标记，它仍挂在 {where}。请 Kafka 管理员用 kafka-transactions.sh 在那里中止它；在此之前不发送，也不丢失任何事实。"
+    en = "Kafka lost the end of a transaction of {transactional_id}, which hangs in {where}. Whoever runs Kafka has to abort it there (kafka-transactions.sh); until then nothing is sent, and nothing is lost."
+
+
 class RelayPositionMissingError(LedgerError):
     code = "RELAY_POSITION_MISSING"
     zh = "主题 {topic} 还没有本账的转发位置。请运行 wenming relay。"

@@ -43,6 +43,7 @@ from ledger.errors import (
     RelayLedgerDiffersError,
     RelayPositionLostError,
     RelayTopicHoleError,
+    RelayTransactionHangsError,
     TopicReplacedError,
 )
 from ledger.groupcommit import Row
@@ -92,10 +93,6 @@ class _Session:
 
 class _LostTransactionError(KafkaError):  # type: ignore[misc]
     """A commit was reported as done, and is not to be found."""
-
-
-class _HangingTransactionError(KafkaError):  # type: ignore[misc]
-    """The brokers say that a transaction has ended, and in some partition it has not."""
 
 
 class Relay:
@@ -196,10 +193,7 @@ class Relay:
         hanging = self.brokers.open_transactions(self.transactional_id, partitions)
         if hanging:
             where = ", ".join(f"{one.topic}-{one.partition}" for one in hanging)
-            raise _HangingTransactionError(
-                f"a transaction of {self.transactional_id} hangs in {where}; "
-                "whoever runs Kafka has to abort it there (kafka-transactions.sh)"
-            )
+            raise RelayTransactionHangsError(transactional_id=self.transactional_id, where=where)
 
     def _start(self, session: _Session, from_topic: bool, progress: Progress | None) -> Row | None:
         """The last fact that was sent, which the log still has; None if none was. Then it is known where to go on."""
@@ -340,7 +334,7 @@ class Relay:
         """Raise what no waiting mends; say of the rest that it may pass."""
         if isinstance(error, AuthorizationError):
             raise self._as_ours(error) from None
-        if isinstance(error, KafkaUnreachableError | LedgerBusyError):
+        if isinstance(error, KafkaUnreachableError | LedgerBusyError | RelayTransactionHangsError):
             if not self._has_claimed:
                 raise error
         elif isinstance(error, ExpectedError):
@@ -354,7 +348,7 @@ class Relay:
     def _as_ours(self, error: KafkaError) -> Exception:
         if isinstance(
             error, ProducerFencedError | InvalidProducerEpochError
-        ):  # coordinator's or partition's word
+        ):  # the coordinator's word, or a partition's
             return RelayFencedError(transactional_id=self.transactional_id)
         return self.brokers.as_ours(error) or error
 
@@ -423,9 +417,7 @@ def _close(producer: KafkaProducer) -> None:
         within(2.0, producer.abort_transaction)
     with suppress(Exception):
         producer.close(timeout=2.0)
-    if (
-        producer._sender.is_alive()
-    ):  # where records are stuck, `close` gives up and leaves its thread trying for ever
+    if producer._sender.is_alive():  # where records are stuck, `close` leaves its thread trying for ever
         producer._sender.force_close()
 
 

@@ -250,13 +250,13 @@ class WorkerStore:
     def places(self) -> dict[int, Place]:
         """How far every partition was taken, by its number."""
         with self._reading() as connection:
-            return _places(connection)
+            return places_of(connection)
 
     @contextmanager
     def moment(self) -> Iterator["StoreMoment"]:
         """The figures as they stand, to be asked (`projections.moment`), all of one moment."""
         with self._reading() as connection:
-            facts, last = stands_at(_places(connection).values())
+            facts, last = stands_at(places_of(connection).values())
             yield StoreMoment(connection, facts, exact=facts == last)
 
     # -- writing --
@@ -341,7 +341,8 @@ def _create(connection: sa.Connection, ledger_id: UUID, topic: Topic) -> None:
         connection.exec_driver_sql(f"CREATE VIEW {figure.table_name} AS {merging(figure, dialect)}")
 
 
-def _places(connection: sa.Connection) -> dict[int, Place]:
+def places_of(connection: sa.Connection) -> dict[int, Place]:
+    """How far every partition was taken, as this transaction sees it."""
     columns = [partitions.c[name] for name in vars(Place(0))]
     rows = connection.execute(sa.select(*columns).order_by(partitions.c.partition))
     return {row.partition: Place(*row) for row in rows}

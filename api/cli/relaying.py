@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
+from kafka.errors import KafkaError
 
 from api.cli.given import Database, open_log
 from api.cli.shown import complain, say
@@ -80,6 +81,10 @@ def relay(
     lag_max: Annotated[
         int | None, typer.Option(min=0, help="With --status: more facts behind than this is a failure.")
     ] = None,
+    lag_seconds_max: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --status: a fact that has waited longer than this is a failure."),
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve /metrics for Prometheus (or WENMING_KAFKA_METRICS_PORT).")
     ] = None,
@@ -91,7 +96,7 @@ def relay(
     with open_log(database) as log, quiet_kafka():
         brokers = settings.brokers()
         if status:
-            _show_status(log, brokers, lag_max)
+            _show_status(log, brokers, lag_max, lag_seconds_max)
             return
         made = Relay(log, brokers, transaction_seconds=settings.transaction_seconds)
         with progress() as report:
@@ -132,11 +137,16 @@ def _telling(made: Relay, stop: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def _show_status(log: LedgerLog, brokers: Brokers, lag_max: int | None) -> None:
+def _show_status(
+    log: LedgerLog, brokers: Brokers, lag_max: int | None, lag_seconds_max: float | None
+) -> None:
     """From the position topic alone, beside a relay that runs. RELAY_BEHIND, RELAY_POSITION_MISSING."""
     brokers.require_topics(log.identity.ledger_id)
-    with PositionTopic(brokers, log.identity.ledger_id) as positions:
-        newest = positions.read(STATUS_SECONDS)
+    try:
+        with PositionTopic(brokers, log.identity.ledger_id) as positions:
+            newest = positions.read(STATUS_SECONDS)
+    except KafkaError as error:
+        raise brokers.as_ours(error) or error from None
     if newest is None:
         raise RelayPositionMissingError(topic=brokers.events)
     lag = lag_behind(log, newest.position)
@@ -144,7 +154,8 @@ def _show_status(log: LedgerLog, brokers: Brokers, lag_max: int | None) -> None:
         f"published up to position {newest.position:,}; behind {lag.facts:,} facts, {lag.seconds:.0f} s",
         f"  {brokers.events}, {newest.partitions} partitions; relay {newest.relay_id}",
     )
-    if lag_max is not None and lag.facts > lag_max:
+    is_late = lag_seconds_max is not None and lag.seconds > lag_seconds_max
+    if is_late or (lag_max is not None and lag.facts > lag_max):
         raise RelayBehindError(facts=lag.facts, seconds=round(lag.seconds))
 
 

@@ -13,7 +13,7 @@ from kafka.admin import AbortTransactionSpec, ConfigResource, KafkaAdminClient
 from kafka.errors import InvalidProducerEpochError, KafkaError, KafkaTimeoutError, ProducerFencedError
 
 from ledger.brokers import Brokers
-from ledger.errors import KafkaUnreachableError
+from ledger.errors import RelayTransactionHangsError
 from tests.broker import KafkaBroker
 from tests.faults import chances, times
 from tests.relay.processes import outlet, run_to_head
@@ -170,7 +170,7 @@ def test_a_relay_commits_nothing_that_hangs(own_broker: KafkaBroker, sqlite_url:
         out.grow(200)
         relay = out.relay()
         leave_hanging(own_broker, relay.transactional_id, out.brokers.events, b"taken back")
-        with pytest.raises(KafkaUnreachableError, match="hangs in"):
+        with pytest.raises(RelayTransactionHangsError, match="hangs in"):
             relay.once()
         end_hanging(own_broker, out.brokers.events)
         assert relay.once() == 200

@@ -139,6 +139,29 @@ def test_figures_from_the_topic_equal_those_from_the_log(topic: Topic, database_
             assert (moment.position, moment.exact) == (topic.head, True)
 
 
+def test_the_ledger_compares_a_store_with_itself(topic: Topic, store_url: str) -> None:
+    """`wenming verify --against`: equal, then one minute changed, then one partition that is behind."""
+    against = ("verify", "--against", store_url, "--json", "--database", str(topic.log.url))
+    with made(store_url, topic.feed) as store:
+        work_once(store, topic)
+        equal = wenming(*against)
+        assert (equal.code, orjson.loads(equal.out)["ok"]) == (0, True), equal.err
+        _alter(store, f"UPDATE {parts_of(volunteer_hours)} SET minutes = minutes + 1 WHERE rowid = 1")
+        changed = wenming(*against)
+        totals = {(one["figure"], one["total"]) for one in orjson.loads(changed.out)["differences"]}
+        assert changed.code == 1
+        assert ("volunteer_hours", "minutes") in totals
+        fullest = max(store.places().values(), key=lambda place: place.facts)
+        _alter(store, f"UPDATE worker_partitions SET facts = facts - 1 WHERE partition = {fullest.partition}")
+        behind = orjson.loads(wenming(*against).out)
+        assert [one["code"] for one in behind["findings"]] == ["FACTS_MISSING"]
+
+
+def _alter(store: WorkerStore, statement: str) -> None:
+    with store.engine.connect() as plain, (connection := plain.execution_options(writes=True)).begin():
+        connection.exec_driver_sql(statement)
+
+
 def test_a_ledger_reaches_the_store_through_its_relay(topic: Topic, store_url: str) -> None:
     brokers = Brokers(topic.address, f"events.{uuid4().hex}", partitions=4, replication=1)
     brokers.create_topics(LEDGER_ID)
