@@ -10,7 +10,7 @@ folder=${1:-$(dirname "$0")/secrets}
 
 mkdir -p "$folder"
 chmod 700 "$folder"
-for name in owner_password app_password; do
+for name in owner_password app_password figures_password; do
   file=$folder/$name
   if [ -s "$file" ]; then
     echo "$file is there already"

@@ -20,6 +20,7 @@ from kafka.errors import (
     InvalidReplicationFactorError,
     InvalidTopicError,
     KafkaConfigurationError,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     SaslAuthenticationFailedError,
@@ -133,6 +134,9 @@ class Brokers:
                     **options,
                 )
             except (KafkaError, OSError, ValueError) as error:
+                if "sasl" in str(self.login.get("security_protocol", "")).lower() and trouble.was_hung_up:
+                    problem = "the broker hangs up: user or password, or another protocol on that port"
+                    raise KafkaRefusedError(problem=problem) from None
                 raise self.as_ours(trouble.last or error) or error from None
 
     def as_ours(self, error: BaseException) -> ExpectedError | None:
@@ -300,6 +304,11 @@ class _LastTrouble(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.last: BaseException | None = None
+
+    @property
+    def was_hung_up(self) -> bool:
+        """A login that fails is mostly seen as nothing but a lost connection."""
+        return isinstance(self.last, KafkaConnectionError) and "disconnected" in str(self.last)
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()

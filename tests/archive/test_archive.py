@@ -235,6 +235,7 @@ def test_a_segment_that_lost_a_file_is_not_read_and_a_check_says_so(county: Coun
     assert archiving.check(log, place).wrong == ()
 
 
+@pytest.mark.slow
 def test_every_answer_is_the_same_while_segments_come_and_go(county: County) -> None:
     log, place, head = county.log, place_of(county.log), county.log.head().size
     archive, expected = Archive(log, place), computed(log, 0, head)

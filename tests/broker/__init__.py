@@ -164,10 +164,15 @@ class KafkaBroker:
         self.process.send_signal(signal.SIGCONT)
 
 
+def kafka_jars() -> Path:
+    """The folder of Kafka's jars."""
+    return fetched_jars("kafka", HERE / "pom.xml", instead=" (or set WENMING_TEST_KAFKA)")
+
+
 @contextmanager
 def private_broker() -> Iterator[KafkaBroker]:
     """A broker of one's own, running; gone in the end."""
-    jars = fetched_jars("kafka", HERE / "pom.xml", instead=" (or set WENMING_TEST_KAFKA)")
+    jars = kafka_jars()
     folder = Path(tempfile.mkdtemp(prefix="wenming-kafka-"))
     try:
         broker = KafkaBroker(jars, folder)

@@ -10,6 +10,7 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 from tests.broker import ACCOUNTS, KafkaBroker, private_broker
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_outlives_a_killed_broker() -> None:
     started = time.monotonic()
     with private_broker() as broker:
@@ -48,6 +49,7 @@ def test_whom_no_acl_names_may_do_nothing(kafka_broker: KafkaBroker) -> None:
         producer.send("guarded", b"a fact").get(10)
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_not_let_in(kafka_broker: KafkaBroker) -> None:
     with pytest.raises(KafkaError):
         KafkaAdminClient(

@@ -291,6 +291,7 @@ def test_an_interrupted_demonstration_is_carried_on(tiny: Content, tmp_path: Pat
     assert told.refused == {}
 
 
+@pytest.mark.slow
 def test_a_killed_demonstration_is_carried_on(tiny: Content, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/demo.db"
     with running(tmp_path, *arguments(TINY, url)) as process:

@@ -76,6 +76,7 @@ class Place:
 
     def _here(self, value: str) -> str:
         value = value.replace("@postgres:5432/wenming", f"@{self.server}").replace("kafka:9092", self.kafka)
+        value = value.replace("@figures:5432/figures", f"@{self.server.rpartition('/')[0]}/figures")
         places = rf"(?<=/)/({'|'.join(PLACES)})/"
         return re.sub(places, rf"{self.folder}/\1/", "/" + value).removeprefix("/")
 
@@ -112,17 +113,18 @@ class Place:
 
 
 def prepare(server: PostgresServer, compose: dict[str, Any], secrets: Path) -> None:
-    """What the image does when its volume is empty."""
-    image = compose["services"]["postgres"]["environment"]
-    owner, database = image["POSTGRES_USER"], image["POSTGRES_DB"]
-    password = (secrets / Path(image["POSTGRES_PASSWORD_FILE"]).name).read_text().strip()
+    """What the image does when its volume is empty, for both databases on one server."""
     rules = server.data / "pg_hba.conf"
-    asked = f"host all {owner},wenming_app 127.0.0.1/32 scram-sha-256\n"
+    asked = "host all wenming_owner,wenming_app,wenming_figures 127.0.0.1/32 scram-sha-256\n"
     rules.write_text(asked + rules.read_text())
     with psycopg.connect(server.address, autocommit=True) as connection:
         connection.execute("SELECT pg_reload_conf()")
-        connection.execute(f"CREATE ROLE {owner} LOGIN SUPERUSER PASSWORD '{password}'".encode())
-        connection.execute(f"CREATE DATABASE {database} OWNER {owner}".encode())
+        for service in ("figures", "postgres"):
+            image = compose["services"][service]["environment"]
+            owner, database = image["POSTGRES_USER"], image["POSTGRES_DB"]
+            password = (secrets / Path(image["POSTGRES_PASSWORD_FILE"]).name).read_text().strip()
+            connection.execute(f"CREATE ROLE {owner} LOGIN SUPERUSER PASSWORD '{password}'".encode())
+            connection.execute(f"CREATE DATABASE {database} OWNER {owner}".encode())
     login = compose["configs"]["app_login"]["content"].replace("/run/secrets", str(secrets))
     address = f"{server.address.rpartition('/')[0]}/{database}"
     command = [server.program("psql"), "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "--no-password", address]

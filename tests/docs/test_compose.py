@@ -12,6 +12,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -21,7 +22,18 @@ from tests.cli import parse, wenming
 from tests.docs import compose_rules
 from tests.docs.composed import ROOT, Place, known_settings
 
-OURS = ("init", "api", "follower", "signing-key", "signer", "topic", "relay", "witness-key", "witness")
+OURS = (
+    "init",
+    "api",
+    "follower",
+    "signing-key",
+    "signer",
+    "topic",
+    "relay",
+    "worker",
+    "witness-key",
+    "witness",
+)
 STARTED_WITHIN_SECONDS = 60
 HEALTHY = {"condition": "service_healthy"}
 ENDED = {"condition": "service_completed_successfully"}
@@ -218,6 +230,7 @@ def test_nothing_is_left_to_an_environment_that_nobody_described() -> None:
         "WENMING_WITNESS_NAME",
         "WENMING_WITNESS_PUBLISHED_PORT",
         "WENMING_WITNESS_LINES",
+        "WENMING_WORKER_LEDGER",
     }
     assert text.count("${") == len(re.findall(r"\$\{\w+:-[^}]*\}", text))
 
@@ -252,7 +265,7 @@ def test_signer_and_witness_are_users_of_their_own_with_volumes_of_their_own(com
             assert {v.split(":")[0] for v in services[name]["volumes"]} <= volumes
             assert services[name]["working_dir"] == "/"  # the image's own is another user's
     assert services["signer"]["volumes"][0] == "signing:/signing:ro"
-    assert {name for name in OURS if services[name].get("profiles")} == {"witness-key", "witness"}
+    assert {name for name in OURS if services[name].get("profiles")} == {"witness-key", "witness", "worker"}
 
 
 def test_the_image_runs_as_nobody_special_and_says_when_it_is_well() -> None:
@@ -362,6 +375,26 @@ def test_the_signer_signs_with_a_key_of_its_own_and_a_witness_cosigns(place: Pla
         assert witness.wait(30) in (0, -signal.SIGTERM)
     keys = ("--vkey", vkey, "--witness", witness_vkey, "--witnesses-min", 1)
     assert wenming("verify", "--no-figures", *database, *keys).code == 0
+
+
+@pytest.mark.slow  # about 20 s
+def test_a_worker_makes_figures_of_its_own_from_what_the_relay_sent(place: Place, kafka: str) -> None:
+    place = place.with_kafka(kafka)
+    assert place.run("init").returncode == 0
+    made = place.run("topic")
+    assert made.returncode == 0, made.stderr
+    (ledger_id,) = re.findall(r"relay-position\.(\S+)", made.stdout)
+    assert place.run("relay", [*place.services["relay"]["command"], "--once"]).returncode == 0
+    assert place.run("relay", place.services["relay"]["healthcheck"]["test"][1:]).returncode == 0
+    worker = place.services["worker"]
+    worker["environment"]["WENMING_WORKER_LEDGER"] = ledger_id  # as somebody reads it off the line above
+    fed = place.run("worker", [*worker["command"], "--once"])
+    assert fed.returncode == 0, fed.stderr
+    assert place.run("worker", worker["healthcheck"]["test"][1:]).returncode == 0
+    store = place.environment("worker")["WENMING_WORKER_STORE"]
+    password = Path(place.environment("worker")["WENMING_WORKER_STORE_PASSWORD_FILE"]).read_text().strip()
+    against = ("--against", store.replace("@", f":{password}@"), "--database", place.address_for("follower"))
+    assert wenming("verify", *against).code == 0
 
 
 def test_every_service_of_ours_is_tried_here(compose: dict[str, Any]) -> None:

@@ -214,6 +214,7 @@ needs_curl = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_curl
 def test_the_tour_works_when_typed_in_and_only_the_fraud_is_refused(tmp_path: Path) -> None:
     with demonstration(tmp_path) as port:
@@ -291,6 +292,7 @@ def test_the_demonstration_prints_what_the_page_shows(tmp_path: Path) -> None:
 # --- a server of one's own -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_ledger_is_made_on_postgresql_as_the_page_says(
     postgres_server: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

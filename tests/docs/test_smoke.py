@@ -24,7 +24,7 @@ from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, KafkaAdminClient
 
 from tests import services
-from tests.broker import KafkaBroker, fetched_jars
+from tests.broker import KafkaBroker, kafka_jars
 from tests.docs.composed import ROOT, Place
 
 SCRIPTS = sorted((ROOT / "compose").glob("*.sh"))
@@ -55,12 +55,12 @@ def test_passwords_are_made_once_and_their_folder_is_their_owners(tmp_path: Path
     first = subprocess.run(script, capture_output=True, text=True, check=True)
     made = {file.name: file.read_text() for file in folder.iterdir()}
     again = subprocess.run(script, capture_output=True, text=True, check=True)
-    assert set(made) == {"owner_password", "app_password"}
-    assert len(set(made.values())) == 2
+    assert set(made) == {"owner_password", "app_password", "figures_password"}
+    assert len(set(made.values())) == 3
     assert all(len(text) == 65 and text[:64].isalnum() for text in made.values())
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.name: file.read_text() for file in folder.iterdir()} == made
-    assert again.stdout.count("there already") == 2
+    assert again.stdout.count("there already") == 3
     assert not any(text.strip() in first.stdout for text in made.values())
 
 
@@ -252,7 +252,7 @@ def machine(
     place: Place, postgres_of_compose: services.PostgresServer, compose: dict[str, Any], tmp_path: Path
 ) -> Iterator[Machine]:
     try:
-        jars = fetched_jars()
+        jars = kafka_jars()
     except services.ServiceMissingError as missing:
         if services.required():
             pytest.fail(f"Kafka is required here: {missing}")

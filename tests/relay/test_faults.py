@@ -36,6 +36,7 @@ pytestmark = pytest.mark.timeout(600)
 # -- one takes over from another --
 
 
+@pytest.mark.slow
 def test_a_newer_relay_takes_over_and_the_older_one_stops(
     kafka: str, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ class LateBrokers(Brokers):
 # -- the ledger is not what was sent --
 
 
+@pytest.mark.slow
 def test_nothing_leaves_a_ledger_that_was_put_back_from_a_backup(
     kafka: str, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def rewrite(out: Outlet, position: int, with_its_hash: bool) -> None:
 # -- the end of a relay, and of its topics --
 
 
+@pytest.mark.slow
 def test_a_relay_that_is_stopped_leaves_nothing_open(kafka: str, sqlite_url: str, tmp_path: Path) -> None:
     with outlet(sqlite_url, kafka, tmp_path) as out:
         out.grow(3_000)

@@ -35,9 +35,9 @@ from tests.county import County, sample_steps
 from tests.relay.topic import brokers_at, read_topic, require_exactly_the_log
 
 
-@pytest.fixture
-def county(database_url: str) -> Iterator[County]:
-    made = County(database_url)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def county(request: pytest.FixtureRequest) -> Iterator[County]:
+    made = County(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
     made.tell(sample_steps())
     yield made
     made.close()
@@ -108,6 +108,7 @@ def test_the_next_relay_goes_on_where_the_last_one_was(small: County, brokers: B
     require_exactly_the_log(brokers, small.log)
 
 
+@pytest.mark.slow
 def test_a_running_relay_sends_what_is_recorded_meanwhile(county: County, brokers: Brokers) -> None:
     brokers.create_topics(county.log.identity.ledger_id)
     with relaying(county.log, brokers) as relay:
@@ -118,6 +119,7 @@ def test_a_running_relay_sends_what_is_recorded_meanwhile(county: County, broker
     require_exactly_the_log(brokers, county.log)
 
 
+@pytest.mark.slow
 def test_the_position_says_which_fact_was_last_in_which_topic(small: County, brokers: Brokers) -> None:
     brokers.create_topics(small.log.identity.ledger_id)
     relay = Relay(small.log, brokers)
@@ -131,6 +133,7 @@ def test_the_position_says_which_fact_was_last_in_which_topic(small: County, bro
     )
 
 
+@pytest.mark.slow
 def test_an_empty_ledger_has_a_position_too(sqlite_url: str, brokers: Brokers) -> None:
     now = County.now + timedelta(0)
     log = LedgerLog.create(sqlite_url, ledger_id=uuid4(), kind="demo", created_at=now)
@@ -142,6 +145,7 @@ def test_an_empty_ledger_has_a_position_too(sqlite_url: str, brokers: Brokers) -
         assert (found.position, found.event_id, found.leaf_hash) == (0, None, None)
 
 
+@pytest.mark.slow
 def test_several_ledgers_share_a_topic(small: County, brokers: Brokers, tmp_path: Path) -> None:
     other = LedgerLog.create(
         f"sqlite:///{tmp_path / 'other.db'}", ledger_id=uuid4(), kind="demo", created_at=small.now
@@ -189,6 +193,7 @@ def test_a_ledger_restored_from_an_older_backup_sends_nothing(small: County, bro
     assert read_topic(brokers) == before
 
 
+@pytest.mark.slow
 def test_a_ledger_that_went_another_way_sends_nothing(small: County, brokers: Brokers) -> None:
     brokers.create_topics(small.log.identity.ledger_id)
     older = rewound(small.log)
@@ -233,6 +238,7 @@ def test_a_gap_in_the_log_is_not_passed_over(small: County, brokers: Brokers) ->
     assert read_topic(brokers) == []
 
 
+@pytest.mark.slow
 def test_the_last_fact_that_was_sent_must_still_be_whole(small: County, brokers: Brokers) -> None:
     brokers.create_topics(small.log.identity.ledger_id)
     Relay(small.log, brokers).once()
@@ -295,6 +301,7 @@ def test_topics_are_made_once_and_then_left_as_they_are(small: County, brokers: 
     assert brokers.require_topics(ledger_id).partitions == brokers.partitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "options", "told"),
     [
@@ -328,6 +335,7 @@ def test_a_topic_that_is_not_as_it_must_be_is_refused_and_says_why(
     assert read_topic(Brokers(brokers.bootstrap, brokers.events, 2)) == []
 
 
+@pytest.mark.slow
 def test_a_topic_made_anew_is_noticed_and_filled_only_when_asked(small: County, brokers: Brokers) -> None:
     ledger_id = small.log.identity.ledger_id
     brokers.create_topics(ledger_id)
@@ -355,6 +363,7 @@ def test_a_lost_position_doubles_nothing(small: County, brokers: Brokers) -> Non
     require_exactly_the_log(brokers, small.log)
 
 
+@pytest.mark.slow
 def test_a_topic_with_a_hole_is_not_gone_on_with(small: County, brokers: Brokers) -> None:
     ledger_id = small.log.identity.ledger_id
     brokers.create_topics(ledger_id)
@@ -369,6 +378,7 @@ def test_a_topic_with_a_hole_is_not_gone_on_with(small: County, brokers: Brokers
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_metrics_say_how_far_the_topic_is_behind(small: County, brokers: Brokers) -> None:
     brokers.create_topics(small.log.identity.ledger_id)
     relay = Relay(small.log, brokers)

@@ -16,8 +16,8 @@ from api.settings import read_settings
 from ledger.log import LedgerLog
 from ledger.signing_keys import read_key_files
 from tests.cli import ROOT, wenming
-from tests.docs.test_compose import free_port
 from tests.go import TILES, built
+from tests.services import free_port
 from tests.signer.conftest import START, Site, fact
 from tests.signer.test_signer import wait_for
 
