@@ -326,9 +326,10 @@ class LedgerLog(ApplicationRecorder):
             with self.engine.connect() as connection:
                 driver = cast(Any, connection.connection.driver_connection)
                 connection.rollback()
-                driver.autocommit = True
-                driver.execute(f"LISTEN {log_postgres.CHANNEL}")
                 try:
+                    with _told():
+                        driver.autocommit = True
+                        driver.execute(_LISTEN)
                     yield lambda position, seconds: self._listen(driver, position, seconds)
                 finally:
                     connection.invalidate()  # a listening connection never goes back among the others
@@ -338,11 +339,9 @@ class LedgerLog(ApplicationRecorder):
     def _listen(self, driver: Any, position: int, seconds: float) -> None:
         if self.head().size > position:
             return
-        try:
+        with _told():
             for _ in driver.notifies(timeout=seconds, stop_after=1):
                 return
-        except psycopg.Error as error:  # as all other trouble with the database is told
-            raise OperationalError(f"LISTEN {log_postgres.CHANNEL}", None, error) from None
 
     def _poll(self, position: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -516,6 +515,18 @@ def _kind(text: str) -> Kind:
     if text not in get_args(Kind):
         raise ValueError("no kind of ledger")
     return cast(Kind, text)
+
+
+_LISTEN = f"LISTEN {log_postgres.CHANNEL}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the driver itself says of a lost connection, as SQLAlchemy would: whoever follows waits for that."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise OperationalError(_LISTEN, None, error) from None
 
 
 _NOT_OURS = ("file is not a database", "malformed", "does not exist", "no such column", "no such table")

@@ -51,6 +51,7 @@ PAUSE_SECONDS = 1.0
 CHECK_PAST_SECONDS = 24 * 3600.0
 """A running signer reads everything it signed once more this often, and when it starts."""
 RETRY_SECONDS = 0.5
+RETRY_SECONDS_MAX = 30.0
 
 HALTS: Mapping[str, tuple[str, str]] = {
     "DATABASE_OLDER": (
@@ -204,12 +205,15 @@ class Signer:
         """Check the past, then follow the log until ``stop``. SIGNER_HALTED ends it; a database away is tried again."""
         pause = RETRY_SECONDS
         while not stop.is_set():
+            began = time.monotonic()
             try:
                 self._follow(stop)
             except (SQLAlchemyError, LedgerBusyError, OSError) as trouble:
+                if time.monotonic() - began > RETRY_SECONDS_MAX:  # all was well in between
+                    pause = RETRY_SECONDS
                 logger.warning("signing waits %.1f s: %s", pause, type(trouble).__name__)
                 stop.wait(pause)
-                pause = min(pause * 2, 30.0)
+                pause = min(pause * 2, RETRY_SECONDS_MAX)
 
     def halted(self) -> Halt | None:
         """Why it signs nothing; None while all is well. SIGNER_HALTED if even that cannot be read."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ positions = Table(
 """How far each table has come. It moves only from where its batch began: two followers cannot double."""
 
 RETRY_SECONDS = 0.5
+RETRY_SECONDS_MAX = 30.0
 """How long a follower waits for a database that is held or away, at first."""
 
 logger = logging.getLogger("wenming.follower")
@@ -412,12 +414,15 @@ def follow(log: LedgerLog, stop: threading.Event, archive: Archive | None = None
     """
     pause = RETRY_SECONDS
     while not stop.is_set():
+        began = time.monotonic()
         try:
             _follow(log, stop, archive)
         except (SQLAlchemyError, LedgerBusyError, OSError) as trouble:
+            if time.monotonic() - began > RETRY_SECONDS_MAX:  # all was well in between
+                pause = RETRY_SECONDS
             logger.warning("figures wait %.1f s: %s", pause, type(trouble).__name__)
             stop.wait(pause)
-            pause = min(pause * 2, 30.0)
+            pause = min(pause * 2, RETRY_SECONDS_MAX)
 
 
 def _follow(log: LedgerLog, stop: threading.Event, archive: Archive | None) -> None:

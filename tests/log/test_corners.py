@@ -174,3 +174,17 @@ def test_a_listener_whose_connection_is_lost_says_so_as_any_trouble_with_the_dat
         with pytest.raises(OperationalError):
             wait(0, 5)
     made.close()
+
+
+def test_a_listener_that_gets_a_connection_which_is_lost_already_says_so_too(postgres_url: str) -> None:
+    """As after a restart of the server: the connections that lie ready are all dead. It once ended a signer."""
+    made = LedgerLog.create(postgres_url, ledger_id=LEDGER_ID, kind="demo", created_at=START)
+    made.head()
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        mine = "datname = current_database() AND pid <> pg_backend_pid()"
+        other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}")
+    with pytest.raises(OperationalError), made.waiting():
+        pass
+    with made.waiting() as wait:
+        wait(0, 0)
+    made.close()
