@@ -6,6 +6,7 @@ reader's hands, one command after the other, with a relay that runs beside.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from uuid import uuid4
 
 from kafka import KafkaConsumer, TopicPartition
 
+from api.cli.relaying import GARBAGE_OBJECTS
 from bench import facts
 from bench.measuring import milliseconds
 from bench.size import machine
@@ -75,6 +77,7 @@ def _broker(given: str | None) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def _measured(url: str, address: str, count: int, asked: int) -> dict[str, float]:
+    gc.set_threshold(GARBAGE_OBJECTS)  # as `wenming relay` does
     log = LedgerLog.create(url, ledger_id=facts.LEDGER_ID, kind="demo", created_at=facts.START)
     with closing(log):
         facts.write(log, count)

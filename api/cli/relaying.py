@@ -1,5 +1,6 @@
 """`wenming topic` and `wenming relay`: facts leave for Kafka, exactly once."""
 
+import gc
 import logging
 import signal
 import threading
@@ -31,6 +32,8 @@ Partitions = Annotated[
     int | None, typer.Option(help="Of the events topic, for ever (or WENMING_KAFKA_PARTITIONS; 12).")
 ]
 STATUS_SECONDS = 10.0
+GARBAGE_OBJECTS = 50_000
+"""Thousands of objects a transaction, all short-lived: looking for cycles among them costs an eighth of the time."""
 
 
 def create(
@@ -94,6 +97,7 @@ def relay(
         bootstrap=bootstrap, topic=topic, partitions=partitions, metrics_port=metrics_port
     )
     with open_log(database) as log, quiet_kafka():
+        gc.set_threshold(GARBAGE_OBJECTS)
         brokers = settings.brokers()
         if status:
             _show_status(log, brokers, lag_max, lag_seconds_max)
