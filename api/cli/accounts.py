@@ -9,7 +9,7 @@ import typer
 
 from api.cli.given import AsJson, Database, Keys, moment_of, open_parts
 from api.cli.shown import say, show_rows
-from api.settings import read_settings
+from api.settings import read_kafka_settings, read_settings
 from ledger.errors import UnknownUnitError
 
 
@@ -52,5 +52,7 @@ def revoke(key_id: str, database: Database = None, keys: Keys = None) -> None:
 
 def config(database: Database = None, keys: Keys = None) -> None:
     """Every setting as it stands, passwords hidden."""
-    for name, value in read_settings(database=database, keys=keys).shown().items():
-        say(f"WENMING_{name.upper():18}{value}")
+    shown = read_settings(database=database, keys=keys).shown()
+    kafka = read_kafka_settings().model_dump(mode="json")  # of a password only the file's name
+    for name, value in (shown | {f"kafka_{name}": value for name, value in kafka.items()}).items():
+        say(f"WENMING_{name.upper():26}{value}")

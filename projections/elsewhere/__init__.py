@@ -6,9 +6,9 @@ view on that, from the one SELECT that this package has for it. One engine may h
 ``ledger_id`` in front, because a position means something within one ledger only.
 
 What was run: ClickHouse's script by tests in ClickHouse itself (`chdb`), apart from its Kafka table, of which a build
-that has one has checked the settings; Flink's, in Flink 2.2 over a real topic. RisingWave's was not run anywhere: the
+that has one knew every setting by name; Flink's, in Flink 2.2 over a real topic. RisingWave's was not run anywhere: the
 tests parse it.
-Nothing here knows Kafka, HTTP or a ledger; `projections.against` compares an engine's figures with the ledger's.
+Nothing here knows Kafka, HTTP or a ledger; `api.against` compares an engine's figures with the ledger's.
 """
 
 from collections.abc import Callable

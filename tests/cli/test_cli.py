@@ -565,6 +565,7 @@ def test_settings_are_shown_without_passwords(tmp_path: Path) -> None:
     assert done.code == 0
     assert "tiger" not in done.out
     assert "WENMING_DATABASE" in done.out
+    assert "WENMING_KAFKA_BOOTSTRAP" in done.out
     assert "postgresql://clerk:***@127.0.0.1/ledger" in done.out
 
 
