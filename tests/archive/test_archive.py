@@ -66,6 +66,7 @@ def computed(
 # --- it says what the log says ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=settings.default.max_examples // 2)
 @given(story=stories, data=st.data())
 def test_every_figure_is_the_same_with_it_and_without(

@@ -85,6 +85,7 @@ def test_it_stops_with_what_follows_even_in_the_middle(log: LedgerLog, tmp_path:
     assert [thread for thread in threading.enumerate() if thread.name == "archiver"] == []
 
 
+@pytest.mark.slow
 def test_one_that_fails_is_reported_and_not_tried_at_once(
     log: LedgerLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_is_read(
     assert archiving.check(log, place).facts == 4_000
 
 
+@pytest.mark.slow
 def test_a_server_that_follows_archives_unless_the_settings_say_no(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

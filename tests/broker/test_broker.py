@@ -9,8 +9,9 @@ from kafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from tests.broker import ACCOUNTS, KafkaBroker, private_broker
 
+pytestmark = pytest.mark.slow  # it needs a broker, and a minute
 
-@pytest.mark.slow
+
 def test_what_was_acknowledged_outlives_a_killed_broker() -> None:
     started = time.monotonic()
     with private_broker() as broker:
@@ -49,7 +50,6 @@ def test_whom_no_acl_names_may_do_nothing(kafka_broker: KafkaBroker) -> None:
         producer.send("guarded", b"a fact").get(10)
 
 
-@pytest.mark.slow
 def test_a_wrong_password_is_not_let_in(kafka_broker: KafkaBroker) -> None:
     with pytest.raises(KafkaError):
         KafkaAdminClient(

@@ -598,6 +598,7 @@ def test_a_server_answers_until_it_is_told_to_stop(sqlite_url: str, tmp_path: Pa
     assert wenming("verify", "--database", sqlite_url).code == 0
 
 
+@pytest.mark.slow
 def test_follow_brings_up_what_another_process_writes(tmp_path: Path, sqlite_url: str) -> None:
     county = County(sqlite_url)
     with closing(county.log), running(tmp_path, "follow", "--database", sqlite_url) as process:

@@ -330,6 +330,7 @@ def test_every_command_does_what_the_others_wait_for(place: Place) -> None:
         assert api.wait(30) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_the_first_administrator_of_init_opens_the_api(place: Place) -> None:
     made = place.run("init")
     key = re.findall(r"^admin key +(\S+)", made.stdout, re.M)[0]

@@ -171,6 +171,7 @@ def password_file(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_clickhouse_is_asked_over_http_at_any_position(
     county: County, full_house: House, password_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ def asked(house: House, log: LedgerLog, position: int | None = None) -> Any:
     return compare(log, engine, position)
 
 
+@pytest.mark.slow
 def test_a_fact_that_never_arrived_is_named(county: County, house: House) -> None:
     house.follow_topic()
     sent = messages(county.log)
@@ -240,6 +242,7 @@ def test_a_fact_that_never_arrived_is_named(county: County, house: House) -> Non
     }
 
 
+@pytest.mark.slow
 def test_a_fact_that_was_changed_on_the_way_is_noticed(county: County, house: House) -> None:
     """One entry is a minute longer, another as long as before but served elsewhere: only a checksum notices that."""
     house.follow_topic()

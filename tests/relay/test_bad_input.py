@@ -54,6 +54,7 @@ def user(broker: KafkaBroker, events: str, name: str, password: str) -> Brokers:
 # --- the command line ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_topics_relay_and_status_from_the_command_line(county: County, kafka_settings: Brokers) -> None:
     for command in (["topic", "create"], ["topic", "check"], ["relay", "--once"]):
         done = wenming(*command, "--database", county.url)
@@ -67,6 +68,7 @@ def test_topics_relay_and_status_from_the_command_line(county: County, kafka_set
     require_exactly_the_log(kafka_settings, county.log, county.log.head().size - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -148,6 +150,7 @@ def allow(broker: KafkaBroker, kind: ResourceType, name: str, *operations: ACLOp
         )
 
 
+@pytest.mark.slow
 def test_acls_are_needed_one_by_one_and_the_last_one_lets_the_facts_out(
     county: County, kafka_broker: KafkaBroker
 ) -> None:
@@ -192,6 +195,7 @@ def shrink(brokers: Brokers, size: int) -> None:
         admin.alter_configs([ConfigResource("topic", brokers.events, {"max.message.bytes": str(size)})])
 
 
+@pytest.mark.slow
 def test_a_fact_too_large_is_named_and_nothing_is_skipped(
     county: County, kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,8 @@ from tests.conftest import costly
 from tests.county import LEDGER_ID, START, County, sample_steps
 from tests.workers import OTHER_LEDGER, Tables, fill, followed, new_topic, send, sender, tables
 
+pytestmark = pytest.mark.slow  # it needs a broker, and a minute
+
 Messages = dict[int, list[tuple[int, bytes | None]]]
 """Of each partition, by offset and in order."""
 
@@ -303,7 +305,6 @@ def test_a_batch_is_written_whole_or_not_at_all(topic: Topic, database_url: str)
         assert (tables(store), store.places()) == before
 
 
-@pytest.mark.slow
 def test_two_workers_share_the_partitions_and_hand_them_over(
     topic: Topic, store_url: str, kafka: str
 ) -> None:
@@ -506,7 +507,6 @@ def test_a_store_with_other_figures_than_the_program_is_refused(topic: Topic, st
     assert found == {"missing": [f"{volunteer_hours.table_name}_parts"], "strange": [older]}
 
 
-@pytest.mark.slow
 def test_a_topic_that_is_gone_or_was_made_anew_is_refused(store_url: str, kafka: str) -> None:
     name = new_topic(kafka, 1)
     with made(store_url, Brokers(kafka, name).events_topic()) as store:
@@ -525,7 +525,6 @@ def test_a_topic_that_is_gone_or_was_made_anew_is_refused(store_url: str, kafka:
         )
 
 
-@pytest.mark.slow
 def test_messages_that_were_deleted_before_they_were_taken_are_missed(
     topic: Topic, store_url: str, kafka: str
 ) -> None:
@@ -560,7 +559,6 @@ def test_the_command_makes_the_store_feeds_it_and_says_how_far_it_is(topic: Topi
     assert (other.code, other.err.partition(" ")[0]) == (1, "WORKER_STORE_OTHER")
 
 
-@pytest.mark.slow
 def test_a_worker_stops_cleanly_when_it_is_told_to(topic: Topic, store_url: str, tmp_path: Path) -> None:
     """It leaves its group, so that its partitions need not be waited for."""
     where = ["--store", store_url, "--bootstrap", topic.address, "--topic", topic.name]
