@@ -318,6 +318,10 @@ class Relay:
             raise EventTooLargeError(
                 position=fact.position, size=len(message.value), topic=topic.name
             ) from None
+        except (
+            ValueError
+        ) as error:  # the partition is gone from what the client knows: the next session looks again
+            raise KafkaError(str(error)) from None
 
     def _require_sent(self, sending: "_Sending", deadline: float) -> None:
         """A record that expired or was refused fails here, where commit might still report success."""

@@ -336,6 +336,24 @@ def test_a_topic_that_is_not_as_it_must_be_is_refused_and_says_why(
 
 
 @pytest.mark.slow
+def test_a_topic_that_is_deleted_under_a_running_relay_ends_it(small: County, brokers: Brokers) -> None:
+    brokers.create_topics(small.log.identity.ledger_id)
+    with pytest.raises(TopicMissingError):
+        _robbed(small, brokers)
+
+
+def _robbed(county: County, brokers: Brokers) -> None:
+    with relaying(county.log, brokers) as relay:
+        reach(relay, county.log.head().size)
+        delete(brokers, brokers.events)
+        county.place(county.station)
+        deadline = time.monotonic() + 60
+        while any(one.name == str(relay.relay_id) for one in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
 def test_a_topic_made_anew_is_noticed_and_filled_only_when_asked(small: County, brokers: Brokers) -> None:
     ledger_id = small.log.identity.ledger_id
     brokers.create_topics(ledger_id)
