@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import ConfigResource, KafkaAdminClient
+from kafka.admin import AbortTransactionSpec, ConfigResource, KafkaAdminClient
 from kafka.errors import (
     AuthorizationError,
     IncompatibleBrokerVersion,
@@ -58,6 +58,7 @@ POSITIONS = {
 }
 """Only the newest position counts. Small segments are compacted soon, so that whoever starts has little to read."""
 logger = logging.getLogger("wenming.relay")
+_ENDED = {"Empty", "CompleteCommit", "CompleteAbort"}
 _CODE = re.compile(r"^\[Error -?\d+\] ")
 _REQUIRED = {
     "events": EVENTS,
@@ -202,6 +203,12 @@ class Brokers:
         _require_there(self.events, found, {"DESCRIBE", "READ"})
         return Topic(self.events, UUID(str(found["topic_id"])), len(found["partitions"]))
 
+    def has_ended(self, transactional_id: str) -> bool:
+        """Whether the last transaction under this name is over, as its coordinator says."""
+        with self._admin() as admin:
+            (known,) = admin.describe_transactions([transactional_id]).values()
+        return str(getattr(known.state, "value", known.state)) in _ENDED
+
     def open_transactions(
         self, transactional_id: str, partitions: list[TopicPartition]
     ) -> list[TopicPartition]:
@@ -215,6 +222,18 @@ class Brokers:
             for one in state.active_producers
             if one.producer_id == known.producer_id and one.current_transaction_start_offset >= 0
         ]
+
+    def abort_open(self, transactional_id: str, partitions: list[TopicPartition]) -> None:
+        """Take back what hangs there, as ``kafka-transactions.sh abort`` does. It needs ALTER or CLUSTER_ACTION."""
+        with self._admin() as admin:
+            (known,) = admin.describe_transactions([transactional_id]).values()
+            for partition, state in admin.describe_producers(partitions).items():
+                for one in state.active_producers:
+                    if one.producer_id == known.producer_id and one.current_transaction_start_offset >= 0:
+                        end = AbortTransactionSpec(
+                            partition, one.producer_id, one.producer_epoch, one.coordinator_epoch
+                        )
+                        admin.abort_transaction(end)
 
     def require_topics(self, ledger_id: UUID) -> Topic:
         """The events topic, once both topics are as they must be. TOPIC_MISSING, TOPIC_WRONG, KAFKA_REFUSED."""

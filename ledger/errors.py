@@ -760,8 +760,8 @@ class EventTooLargeError(LedgerError):
 
 class RelayTransactionHangsError(LedgerError):
     code = "RELAY_TRANSACTION_HANGS"
-    zh = "Kafka 丢失了事务 {transactional_id} 的结束标记，它仍挂在 {where}。请 Kafka 管理员用 kafka-transactions.sh 在那里中止它；在此之前不发送，也不丢失任何事实。"
-    en = "Kafka lost the end of a transaction of {transactional_id}, which hangs in {where}. Whoever runs Kafka has to abort it there (kafka-transactions.sh); until then nothing is sent, and nothing is lost."
+    zh = "Kafka 丢失了事务 {transactional_id} 的结束标记，它仍挂在 {where}。在此之前不发送，也不丢失任何事实。请停下本进程，用有权中止事务的账号运行 wenming relay --from-topic。"
+    en = "Kafka lost the end of a transaction of {transactional_id}, which hangs in {where}. Nothing is sent until then, and nothing is lost. Stop this relay, and run wenming relay --from-topic as a user who may abort transactions."
 
 
 class RelayPositionMissingError(LedgerError):

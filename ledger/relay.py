@@ -167,11 +167,11 @@ class Relay:
         topic = self.brokers.require_topics(self.ledger_id)
         with PositionTopic(self.brokers, self.ledger_id) as positions:
             if self._has_claimed:
-                self._require_not_fenced(positions.read(self._seconds))
+                self._require_not_fenced(self._newest(positions, topic))
             producer = self.brokers.producer(self.transactional_id, self._seconds)
             try:
                 producer.init_transactions()  # whoever was there is fenced, and what they left open is settled
-                self._require_nothing_hangs(topic)
+                self._require_nothing_hangs(topic, may_abort=from_topic)
                 session = _Session(producer, positions, topic)
                 self._claim(session, self._start(session, from_topic, progress))
                 yield session
@@ -183,15 +183,27 @@ class Relay:
         if self._has_claimed and (newest is None or newest.relay_id != self.relay_id):
             raise RelayFencedError(transactional_id=self.transactional_id)
 
-    def _require_nothing_hangs(self, topic: Topic) -> None:
+    def _newest(self, positions: PositionTopic, topic: Topic) -> RelayPosition | None:
+        """The newest position; where it does not settle, a transaction that hangs is told as such."""
+        try:
+            return positions.read(self._seconds)
+        except KafkaTimeoutError:
+            if self.brokers.has_ended(self.transactional_id):
+                self._require_nothing_hangs(topic)
+            raise
+
+    def _require_nothing_hangs(self, topic: Topic, *, may_abort: bool = False) -> None:
         """What was fenced is settled now, unless a broker that was killed lost the end of a transaction (it happens).
 
-        Our next commit would then commit, in such a partition, also what hangs there and was taken back.
+        Our next commit would then commit, in such a partition, also what hangs there and was taken back. Whoever goes
+        on from what the topic holds may take it back for good first.
         """
         partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
         partitions.append(TopicPartition(self.brokers.positions(self.ledger_id), 0))
         hanging = self.brokers.open_transactions(self.transactional_id, partitions)
-        if hanging:
+        if hanging and may_abort:
+            self.brokers.abort_open(self.transactional_id, hanging)
+        elif hanging:
             where = ", ".join(f"{one.topic}-{one.partition}" for one in hanging)
             raise RelayTransactionHangsError(transactional_id=self.transactional_id, where=where)
 
