@@ -177,6 +177,19 @@ def test_a_relay_commits_nothing_that_hangs(own_broker: KafkaBroker, sqlite_url:
         require_exactly_once(out.log, out.brokers)
 
 
+def test_what_hangs_is_taken_back_by_a_relay_that_goes_on_from_the_topic(
+    own_broker: KafkaBroker, sqlite_url: str, tmp_path: Path
+) -> None:
+    with outlet(sqlite_url, own_broker.address, tmp_path) as out:
+        out.grow(200)
+        relay = out.relay()
+        leave_hanging(own_broker, relay.transactional_id, out.brokers.events, b"taken back")
+        with pytest.raises(RelayTransactionHangsError, match="hangs in"):
+            relay.once()
+        assert relay.once(from_topic=True) == 200
+        require_exactly_once(out.log, out.brokers)
+
+
 def leave_hanging(broker: KafkaBroker, name: str, topic: str, value: bytes) -> None:
     """A record in partition 0 whose transaction was aborted and which does not know it.
 
