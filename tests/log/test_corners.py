@@ -1,5 +1,6 @@
 """What the log does where nothing usual happens: empty calls, other people's databases, readers stopped half-way."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,15 @@ def test_a_listener_whose_connection_is_lost_says_so_as_any_trouble_with_the_dat
         other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}")
         with pytest.raises(OperationalError):
             wait(0, 5)
+    made.close()
+
+
+def test_a_listener_does_not_wait_for_what_is_there_already(postgres_url: str) -> None:
+    made = LedgerLog.create(postgres_url, ledger_id=LEDGER_ID, kind="demo", created_at=START)
+    with made.waiting() as wait:
+        began = time.monotonic()
+        wait(-1, 30)
+        assert time.monotonic() - began < 10
     made.close()
 
 
